@@ -1,0 +1,280 @@
+"""Every setting of every role, in one typed object.
+
+Order of precedence: command-line flag, environment (`HEADRACE_…`), `.env` in the working directory, default.
+Nothing reads the environment but `load_settings`, and nothing calls that but the commands.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from dotenv import dotenv_values
+from pydantic import (
+    BaseModel,
+    Field,
+    SecretStr,
+    StringConstraints,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
+from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
+
+from schemas.errors import SettingsError
+
+PREFIX = "HEADRACE_"
+Name = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9._-]{1,100}$")]
+
+
+def _setting(default: Any, meaning: str, unit: str = "", **limits: Any) -> Any:
+    return Field(default=default, description=meaning, json_schema_extra={"unit": unit}, **limits)
+
+
+class Settings(BaseSettings):
+    """All settings. A field's description says what it means, its `unit` in what it is counted."""
+
+    model_config = SettingsConfigDict(
+        env_prefix=PREFIX, env_file=".env", env_file_encoding="utf-8", extra="ignore", frozen=True
+    )
+
+    # --- what is indexed, and where
+    collection: Name = _setting("documents", "name of the collection: topics are <collection>.changes, .vectors, .dlq")
+    partitions: int = _setting(
+        4, "partitions of .changes and .vectors when `topics create` makes them", ge=1, le=10_000
+    )
+    replication_factor: int = _setting(
+        1, "replicas of each topic partition when `topics create` makes them", ge=1, le=32
+    )
+    tombstone_retention_hours: int = _setting(
+        168,
+        "how long Kafka keeps tombstones of .vectors; an index replica may be away this long",
+        "hours",
+        ge=168,
+    )
+    max_record_bytes: int = _setting(
+        10 * 2**20, "largest record on any topic (topic, producer and consumer)", "bytes", ge=2**20, le=2**30
+    )
+    max_text_bytes: int = _setting(
+        4 * 2**20, "largest text of a document; a longer one is dead-lettered", "bytes", ge=1, le=2**29
+    )
+
+    # --- Kafka
+    brokers: str = _setting("localhost:9092", "Kafka bootstrap servers, host:port, comma-separated")
+    kafka_security_protocol: Literal["PLAINTEXT", "SSL", "SASL_PLAINTEXT", "SASL_SSL"] = _setting(
+        "PLAINTEXT", "how to talk to Kafka"
+    )
+    kafka_sasl_mechanism: Literal["PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512"] = _setting("PLAIN", "SASL mechanism")
+    kafka_sasl_username: str | None = _setting(None, "SASL user")
+    kafka_sasl_password: SecretStr | None = _setting(None, "SASL password")
+    kafka_ssl_ca: Path | None = _setting(None, "file with the CA certificates of the brokers; default: the system's")
+    kafka_ssl_certificate: Path | None = _setting(None, "file with the client's certificate")
+    kafka_ssl_key: Path | None = _setting(None, "file with the client's private key")
+    kafka_ssl_key_password: SecretStr | None = _setting(None, "password of the client's private key")
+    session_timeout_ms: int = _setting(
+        30_000, "a worker silent for this long loses its partitions to the others", "ms", ge=1000, le=600_000
+    )
+    embedded_broker_id: str | None = _setting(
+        None,
+        "set by `headrace demo`: names one run of the embedded broker, which has no topic administration",
+    )
+
+    # --- Redis
+    redis_url: str | None = _setting(
+        "redis://localhost:6379/0", "Redis (redis://, rediss:// or unix://); empty: run without Redis"
+    )
+    redis_password: SecretStr | None = _setting(None, "Redis password, if it is not part of the URL")
+    redis_ssl_ca: Path | None = _setting(None, "file with the CA certificates for rediss://; default: the system's")
+    redis_timeout_ms: int = _setting(
+        200,
+        "longest wait for one Redis call; Redis is an optimisation and must not hold anything up",
+        "ms",
+        ge=1,
+    )
+    applied_ttl_hours: int = _setting(
+        720, "how long Redis remembers the last applied state of a document", "hours", ge=1
+    )
+    cache_ttl_hours: int = _setting(720, "how long Redis keeps the vector of a chunk", "hours", ge=1)
+    cache_memory_mb: int = _setting(64, "size of the embed worker's in-process vector cache", "MiB", ge=0)
+
+    # --- model
+    model: str = _setting(
+        "sentence-transformers/all-MiniLM-L6-v2", "sentence-transformers model: a hub name or a folder"
+    )
+    runtime: Literal["auto", "openvino", "reference", "hashing"] = _setting(
+        "auto",
+        "auto: the fastest that agrees with the reference; reference: sentence-transformers itself (needs torch); "
+        "hashing: a fake for tests",
+    )
+    precision: Literal["auto", "f32", "bf16"] = _setting("auto", "auto: bf16 where the CPU has AMX, else f32")
+    model_threads: int = _setting(0, "CPU threads of the model; 0: all cores", "threads", ge=0)
+    max_chunk_tokens: int = _setting(256, "largest chunk; the model's own limit if that is less", "tokens", ge=16)
+
+    # --- embed worker
+    batch_max_documents: int = _setting(512, "most events in one batch of the embed worker", "events", ge=1)
+    batch_max_bytes: int = _setting(
+        2**18,
+        "most text in one batch: bounds how long a new event waits for the batch before it",
+        "bytes",
+        ge=1,
+    )
+    inbox_max_events: int = _setting(
+        4096, "events that may wait in the embed worker before it stops fetching", "events", ge=1
+    )
+    embed_host: str = _setting("127.0.0.1", "address on which the embed worker serves /readyz and /metrics")
+    embed_port: int = _setting(8082, "port of the same; 0: any free one", ge=0, le=65535)
+
+    # --- index worker
+    replica: Name = _setting("0", "name of this replica of the index; each replica is a consumer group of its own")
+    data_dir: Path = _setting(Path(".headrace/data"), "folder of the shard files")
+    index_host: str = _setting("127.0.0.1", "address on which the index worker serves its shards to the gateway")
+    index_port: int = _setting(8081, "port of the same; 0: any free one", ge=0, le=65535)
+    index_url: str | None = _setting(
+        None, "URL under which gateways reach this index worker; default: http://<index_host>:<port>"
+    )
+    hnsw_m: int = _setting(16, "HNSW parameter M: links per node", ge=4, le=128)
+    hnsw_ef_construction: int = _setting(100, "HNSW parameter ef_construction", ge=8, le=4096)
+    hnsw_ef_search: int = _setting(96, "HNSW parameter ef_search", ge=8, le=4096)
+    write_buffer_rows: int = _setting(
+        4096, "chunks searched exactly before the graph absorbs them (0.24 ms a query)", "chunks", ge=1
+    )
+
+    # --- search gateway
+    host: str = _setting("127.0.0.1", "address on which the gateway serves")
+    port: int = _setting(8080, "port of the gateway", ge=0, le=65535)
+    index_urls: Annotated[tuple[str, ...], NoDecode] = _setting(
+        (), "index workers, comma-separated URLs; used beside the ones registered in Redis"
+    )
+    shard_timeout_ms: int = _setting(1000, "a shard that has not answered by then is left out: partial", "ms", ge=1)
+    max_request_bytes: int = _setting(2**20, "largest body of a request", "bytes", ge=1024)
+    query_cache_entries: int = _setting(10_000, "query vectors kept in memory", "queries", ge=0)
+
+    # --- freshness and traces
+    freshness_objective_ms: int = _setting(1000, "documents slower than this are always traced", "ms", ge=1)
+    watermark_interval_ms: int = _setting(
+        1000, "how often an idle embed worker tells the shards that they are up to date", "ms", ge=50
+    )
+    otlp_endpoint: str | None = _setting(None, "OTLP/HTTP endpoint for traces, e.g. http://localhost:4318; empty: none")
+    trace_one_in: int = _setting(100, "one document in this many is traced, by trace-id hash", "documents", ge=1)
+
+    # --- logs
+    log_level: Literal["debug", "info", "warning", "error"] = _setting("info", "least level that is logged")
+    log_format: Literal["text", "json"] = _setting("text", "form of the log lines on stderr")
+
+    @field_validator("index_urls", mode="before")
+    @classmethod
+    def _split(cls, value: Any) -> Any:
+        return tuple(item.strip() for item in value.split(",") if item.strip()) if isinstance(value, str) else value
+
+    @field_validator(
+        "redis_url", "otlp_endpoint", "index_url", "embedded_broker_id", "kafka_sasl_username", mode="before"
+    )
+    @classmethod
+    def _empty_is_none(cls, value: Any) -> Any:
+        return None if value == "" else value
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Settings:
+        if self.kafka_security_protocol.startswith("SASL") and not (
+            self.kafka_sasl_username and self.kafka_sasl_password
+        ):
+            raise ValueError("kafka_security_protocol asks for SASL: set kafka_sasl_username and kafka_sasl_password")
+        if self.max_text_bytes * 2 > self.max_record_bytes:
+            raise ValueError(
+                "max_record_bytes must be at least twice max_text_bytes: a record carries text and vectors"
+            )
+        return self
+
+    @property
+    def changes_topic(self) -> str:
+        """The input."""
+        return f"{self.collection}.changes"
+
+    @property
+    def vectors_topic(self) -> str:
+        """The log of embedded documents."""
+        return f"{self.collection}.vectors"
+
+    @property
+    def dlq_topic(self) -> str:
+        """Dead letters."""
+        return f"{self.collection}.dlq"
+
+    @property
+    def embed_group(self) -> str:
+        """Consumer group of the embed workers."""
+        return f"{self.collection}-embed"
+
+    @property
+    def index_group(self) -> str:
+        """Consumer group of this replica of the index."""
+        return f"{self.collection}-index-{self.replica}"
+
+
+class SettingRow(BaseModel):
+    """One line of `headrace settings`."""
+
+    name: str
+    environment: str
+    value: str
+    source: str
+    unit: str
+    meaning: str
+
+
+def load_settings(**flags: Any) -> Settings:
+    """Settings from flags (None means: not given), environment, `.env` and defaults.
+
+    Raises SettingsError that names the setting, where it came from, and what is accepted.
+    """
+    given = {name: value for name, value in flags.items() if value is not None}
+    try:
+        return Settings(**given)
+    except ValidationError as error:
+        lines = []
+        for item in error.errors(include_url=False):
+            name = str(item["loc"][0]) if item["loc"] else ""
+            label = f"{PREFIX}{name.upper()} ({_source(name, given)})" if name else "settings"
+            lines.append(f"{label}: {item['msg'].removeprefix('Value error, ')}")
+        raise SettingsError("; ".join(lines)) from error
+
+
+def setting_rows(settings: Settings, flags: dict[str, Any]) -> list[SettingRow]:
+    """Every setting with its value (secrets masked), where the value comes from, unit and meaning."""
+    rows = []
+    for name, field in Settings.model_fields.items():
+        extra = field.json_schema_extra
+        rows.append(
+            SettingRow(
+                name=name,
+                environment=PREFIX + name.upper(),
+                value=_shown(getattr(settings, name)),
+                source=_source(name, flags),
+                unit=str(extra.get("unit", "")) if isinstance(extra, dict) else "",
+                meaning=field.description or "",
+            )
+        )
+    return rows
+
+
+def _shown(value: Any) -> str:
+    if value is None or value == ():
+        return ""
+    if isinstance(value, tuple):
+        return ",".join(value)
+    if isinstance(value, str) and "://" in value and "@" in value:
+        scheme, _, rest = value.partition("://")
+        return f"{scheme}://***@{rest.rpartition('@')[2]}"
+    return str(value)
+
+
+def _source(name: str, flags: dict[str, Any]) -> str:
+    variable = (PREFIX + name).upper()
+    if flags.get(name) is not None:
+        return "flag"
+    if any(key.upper() == variable for key in os.environ):
+        return "environment"
+    if any(key.upper() == variable for key in dotenv_values(".env")):
+        return ".env"
+    return "default"

@@ -1,0 +1,126 @@
+"""The one tree of errors, classed by what the caller does about them.
+
+HeadraceError
+├── Retriable                  same work again after back-off; nothing was lost
+│   ├── BrokerUnavailable      Kafka does not answer or did not confirm a delivery
+│   └── EmbedderUnavailable    the model does not answer; nothing was embedded
+├── Rejected                   can never succeed: dead letter, go on with the next
+│   ├── InvalidChange          the event is not a DocumentChange
+│   ├── InvalidVectorRecord    the record is damaged or of an unknown version
+│   └── UnembeddableText       the model fails on this very text
+├── Fatal                      stop: the state or the set-up is not to be trusted
+│   ├── SettingsError          a setting is missing or wrong
+│   ├── ServiceMissing         a service was not there at the start
+│   ├── TopicsWrong            topics are missing or have other settings than they need
+│   ├── ModelMissing           the model cannot be found or loaded
+│   └── ShardCorrupt           a shard file is not what it says it is
+└── RequestError               the client's request is wrong or cannot be served: an HTTP status
+    ├── BadRequest             400
+    ├── NotFound               404
+    ├── TooLarge               413
+    ├── NotServing             503
+    └── WaitTimeout            504: the offsets asked for were not applied in time
+"""
+
+from __future__ import annotations
+
+
+class HeadraceError(Exception):
+    """Root of all errors raised on purpose."""
+
+
+class Retriable(HeadraceError):
+    """The same work may succeed later: keep the offset, back off, try again."""
+
+
+class Rejected(HeadraceError):
+    """This input can never succeed: set it aside (dead letter) and go on.
+
+    reason: one sentence for people; it becomes the dead letter's message.
+    """
+
+    def __init__(self, reason: str) -> None:
+        super().__init__(reason)
+        self.reason = reason
+
+
+class Fatal(HeadraceError):
+    """Going on would make things worse: print the message and exit with a status other than 0."""
+
+
+class RequestError(HeadraceError):
+    """The answer to one HTTP request is an error; `status` is its HTTP status."""
+
+    status = 400
+
+
+class BrokerUnavailable(Retriable):
+    """Kafka cannot be reached, or did not confirm a delivery in time."""
+
+
+class EmbedderUnavailable(Retriable):
+    """The model does not answer. Nothing was embedded; the texts may be tried again as they are."""
+
+
+class InvalidChange(Rejected):
+    """The bytes on the changes topic are not a DocumentChange."""
+
+
+class InvalidVectorRecord(Rejected):
+    """The bytes on the vectors topic are damaged, foreign, or of a version this program does not know."""
+
+
+class UnembeddableText(Rejected):
+    """The model fails on the text at `position` of the call, whatever else is beside it."""
+
+    def __init__(self, reason: str, position: int) -> None:
+        super().__init__(reason)
+        self.position = position
+
+
+class SettingsError(Fatal):
+    """A setting is missing or wrong; the message names it and an accepted value."""
+
+
+class ServiceMissing(Fatal):
+    """A service was not there at the start; the message says where it was looked for and what to do."""
+
+
+class TopicsWrong(Fatal):
+    """Topics are missing or wrong; the message holds the command that puts it right."""
+
+
+class ModelMissing(Fatal):
+    """The model was not found or does not load; the message says where it was looked for."""
+
+
+class ShardCorrupt(Fatal):
+    """A shard file is damaged or foreign; it must be set aside and rebuilt from the vectors topic."""
+
+
+class BadRequest(RequestError):
+    """Status 400: the message names the field and what is accepted."""
+
+
+class NotFound(RequestError):
+    """Status 404."""
+
+    status = 404
+
+
+class TooLarge(RequestError):
+    """Status 413: the body exceeds the limit named in the message."""
+
+    status = 413
+
+
+class NotServing(RequestError):
+    """Status 503: no shard can answer at present."""
+
+    status = 503
+
+
+class WaitTimeout(RequestError):
+    """Status 504: `min_offsets` or `max_staleness_ms` was not reached within the timeout."""
+
+    status = 504

@@ -1,0 +1,108 @@
+"""Headers of a record on the vectors topic: what must survive a null value.
+
+All values are ASCII so that any Kafka tool shows them.
+
+| header | meaning |
+|---|---|
+| headrace-kind | `document`, `delete` (null value) or `watermark` |
+| headrace-source | `partition:offset` of the change this record reflects; of a watermark, its own position |
+| headrace-through | everything up to this source offset is reflected once this record is applied |
+| headrace-as-of | … as of this time (ms since the epoch) |
+| headrace-epoch | the life of the changes topic in which these offsets mean something |
+| headrace-version | the producer's version, if it gave one |
+| headrace-event-time | ms since the epoch |
+| headrace-stages | `produced=…,consumed=…`: ns since the epoch at which each stage ended |
+| traceparent | W3C Trace Context of the producer's span |
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from typing import Literal
+
+from schemas.errors import InvalidVectorRecord
+
+Kind = Literal["document", "delete", "watermark"]
+Headers = list[tuple[str, bytes]]
+Stage = Literal["produced", "consumed", "looked_up", "embedded", "published", "applied", "visible"]
+STAGES: tuple[Stage, ...] = (
+    "produced",
+    "consumed",
+    "looked_up",
+    "embedded",
+    "published",
+    "applied",
+    "visible",
+)
+KINDS: tuple[Kind, ...] = ("document", "delete", "watermark")
+
+# A compacted topic refuses null keys. Document ids are UTF-8, this is not: no document can take it.
+WATERMARK_KEY = b"\xffheadrace-watermark"
+
+
+@dataclass(frozen=True, slots=True)
+class RecordHeaders:
+    """The decoded headers of one vector record, delete or watermark. Times: `stages` in ns, others in ms."""
+
+    kind: Kind
+    source_partition: int
+    source_offset: int
+    through: int
+    as_of_ms: int
+    epoch: str
+    event_time_ms: int
+    version: int | None = None
+    stages: dict[Stage, int] = field(default_factory=dict)
+    traceparent: str | None = None
+
+    def encode(self) -> Headers:
+        """As (name, bytes) pairs, ready for a producer."""
+        headers: Headers = [
+            ("headrace-kind", self.kind.encode()),
+            ("headrace-source", b"%d:%d" % (self.source_partition, self.source_offset)),
+            ("headrace-through", b"%d" % self.through),
+            ("headrace-as-of", b"%d" % self.as_of_ms),
+            ("headrace-epoch", self.epoch.encode()),
+            ("headrace-event-time", b"%d" % self.event_time_ms),
+        ]
+        if self.version is not None:
+            headers.append(("headrace-version", b"%d" % self.version))
+        if self.stages:
+            headers.append(("headrace-stages", ",".join(f"{k}={v}" for k, v in self.stages.items()).encode()))
+        if self.traceparent is not None:
+            headers.append(("traceparent", self.traceparent.encode()))
+        return headers
+
+
+def decode_headers(headers: Iterable[tuple[str, bytes | None]]) -> RecordHeaders:
+    """Decode the headers of a record of the vectors topic. Raises InvalidVectorRecord."""
+    found = {name: value for name, value in headers if value is not None}
+    try:
+        kind = found["headrace-kind"].decode()
+        if kind not in KINDS:
+            raise InvalidVectorRecord(f"unknown headrace-kind {kind!r}")
+        partition, _, offset = found["headrace-source"].partition(b":")
+        version = found.get("headrace-version")
+        traceparent = found.get("traceparent")
+        return RecordHeaders(
+            kind=kind,
+            source_partition=int(partition),
+            source_offset=int(offset),
+            through=int(found["headrace-through"]),
+            as_of_ms=int(found["headrace-as-of"]),
+            epoch=found["headrace-epoch"].decode(),
+            event_time_ms=int(found["headrace-event-time"]),
+            version=None if version is None else int(version),
+            stages=_decode_stages(found.get("headrace-stages", b"")),
+            traceparent=None if traceparent is None else traceparent.decode(),
+        )
+    except KeyError as error:
+        raise InvalidVectorRecord(f"the header {error.args[0]} is missing") from error
+    except ValueError as error:
+        raise InvalidVectorRecord(f"a header does not parse: {error}") from error
+
+
+def _decode_stages(value: bytes) -> dict[Stage, int]:
+    pairs = (item.split("=", 1) for item in value.decode().split(",") if item)
+    return {name: int(time_ns) for name, time_ns in pairs if name in STAGES}
