@@ -1,0 +1,1 @@
+"""The Faust side of the embed and index workers: thin. The logic is in app."""

@@ -1,0 +1,1 @@
+"""The embed worker's process."""

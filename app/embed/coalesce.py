@@ -1,0 +1,67 @@
+"""Decode a batch and keep, of several changes to one document, only the one that counts."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable
+
+import orjson
+
+from app.embed.events import DeadEvent, Work
+from app.event import Event
+from app.observe.tracing import new_traceparent, trace_id_of
+from schemas.document_change import DocumentChange, decode_change
+from schemas.errors import InvalidChange
+from schemas.headers import Stage
+
+
+def content_hash(change: DocumentChange) -> bytes:
+    """16 bytes over everything a reader can see, the version included; equal hashes mean nothing changed."""
+    fields = [change.text, change.title, change.metadata, change.version]
+    return hashlib.blake2b(orjson.dumps(fields, option=orjson.OPT_SORT_KEYS), digest_size=16).digest()
+
+
+def coalesce(events: Iterable[Event], max_text_bytes: int) -> tuple[list[Work], list[DeadEvent]]:
+    """Decode events, given in offset order per partition.
+
+    Returns the changes that count, per partition ordered by `first_offset`, and what can never succeed. Changes
+    of one document with and without a version cannot be compared with each other alone: then both are kept.
+    """
+    groups: dict[tuple[int, str], list[Work]] = {}
+    dead: list[DeadEvent] = []
+    for event in events:
+        try:
+            change = _decode(event, max_text_bytes)
+        except InvalidChange as error:
+            dead.append(DeadEvent(event, "decode", error))
+            continue
+        work = _work(event, change)
+        kept = groups.setdefault(work.document, [])
+        if not kept or not work.order.comparable(kept[-1].order):
+            kept.append(work)
+        elif work.order.supersedes(kept[-1].order):
+            work.first_offset = kept[-1].first_offset
+            kept[-1] = work
+    works = [work for kept in groups.values() for work in kept]
+    works.sort(key=lambda work: (work.event.partition, work.first_offset))
+    return works, dead
+
+
+def _work(event: Event, change: DocumentChange) -> Work:
+    headers = dict(event.headers)
+    traceparent = (headers.get("traceparent") or b"").decode(errors="replace")
+    if trace_id_of(traceparent) is None:
+        traceparent = new_traceparent()
+    produced = headers.get("headrace-produced") or b""
+    produced_ns = int(produced) if produced.isdigit() else event.timestamp_ms * 1_000_000
+    stages: dict[Stage, int] = {"produced": produced_ns, "consumed": event.consumed_ns}
+    return Work(event, change, content_hash(change), event.offset, traceparent, stages)
+
+
+def _decode(event: Event, max_text_bytes: int) -> DocumentChange:
+    change = decode_change(event.key, event.value)
+    if change.text is not None and len(change.text) * 4 > max_text_bytes:
+        size = len(change.text.encode())
+        if size > max_text_bytes:
+            raise InvalidChange(f"the text has {size} bytes, more than max_text_bytes={max_text_bytes}")
+    return change

@@ -1,0 +1,45 @@
+"""What travels between the embed worker's steps."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from app.event import Event
+from app.order import DocumentOrder
+from schemas.document_change import DocumentChange
+from schemas.headers import Stage
+
+
+@dataclass(slots=True)
+class Work:
+    """One change that counts, on its way through the steps.
+
+    first_offset: the earliest event that this change stands for; what it superseded in the batch came after it.
+    traceparent: the span under which the document's next stage belongs.
+    """
+
+    event: Event
+    change: DocumentChange
+    content_hash: bytes
+    first_offset: int
+    traceparent: str
+    stages: dict[Stage, int] = field(default_factory=dict)
+
+    @property
+    def document(self) -> tuple[int, str]:
+        """Partition and id: what the state of a document is kept under."""
+        return (self.event.partition, self.change.id)
+
+    @property
+    def order(self) -> DocumentOrder:
+        """The place of this change among those of its document."""
+        return DocumentOrder(self.change.version, self.event.offset)
+
+
+@dataclass(frozen=True, slots=True)
+class DeadEvent:
+    """An event to be dead-lettered, with the step at which it failed and why."""
+
+    event: Event
+    stage: str
+    error: Exception

@@ -1,0 +1,188 @@
+"""The embed worker's steps, in the order on which its guarantees rest.
+
+decode ▸ coalesce ▸ compare with what was applied ▸ chunk, cache, model ▸ produce ▸ await ▸ remember.
+Acknowledging is the caller's, after `process` returns: a crash anywhere before that redelivers the batch, and
+every step tolerates being done again.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future
+from dataclasses import dataclass
+from typing import Protocol
+
+from app.embed.applied import AppliedState, AppliedStore, Verdict, judge, short_fingerprint, state_after
+from app.embed.cache import VectorCache
+from app.embed.chunks import ChunkEmbedder, Embedded, EmbeddedBatch
+from app.embed.coalesce import coalesce
+from app.embed.events import DeadEvent, Work
+from app.event import Event
+from app.embed.records import Reach, RecordFactory, by_partition, reaches
+from app.embed.spans import BatchSpans
+from app.kafka.producer import Position, Record
+from app.observe.metrics import EmbedMetrics
+from schemas.errors import Rejected, UnembeddableText
+from schemas.headers import Stage
+
+HEADER_ROOM_BYTES = 4096  # what headers and the record's frame may add to key and value
+_DELIVERY_S = 130.0  # a little more than the producer's own delivery timeout
+
+Remembered = tuple[Work, AppliedState]
+
+
+class Producer(Protocol):
+    """What is needed of app.kafka.producer.RecordProducer."""
+
+    def deliver(self, records: Sequence[Record]) -> Future[list[Position]]:
+        """Queue records in order; the future is done when all are confirmed or one has failed."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Compared:
+    """work: what has to be produced. remembered: all that counts, with the state each leaves behind."""
+
+    work: list[Work]
+    remembered: list[Remembered]
+
+
+class EmbedPipeline:
+    """Processes one batch at a time; called by one thread at a time.
+
+    max_text_bytes, max_record_bytes: what is larger is dead-lettered.
+    """
+
+    def __init__(
+        self,
+        chunks: ChunkEmbedder,
+        cache: VectorCache,
+        applied: AppliedStore,
+        records: RecordFactory,
+        producer: Producer,
+        spans: BatchSpans,
+        metrics: EmbedMetrics,
+        *,
+        max_text_bytes: int,
+        max_record_bytes: int,
+    ) -> None:
+        self._chunks = chunks
+        self._cache = cache
+        self._applied = applied
+        self._records = records
+        self._producer = producer
+        self._spans = spans
+        self._metrics = metrics
+        self._max_text_bytes = max_text_bytes
+        self._max_record_bytes = max_record_bytes
+        self._fingerprint = short_fingerprint(records.fingerprint)
+
+    def process(self, events: Sequence[Event], owns: Callable[[int], bool]) -> set[int]:
+        """Bring the vectors topic up to what `events` say.
+
+        events: in offset order per partition. owns: whether a partition is still ours; asked right before
+        producing, so that a worker that was paused and lost it writes nothing (its events come again elsewhere).
+        Returns the partitions whose events may be acknowledged.
+        Raises Retriable: nothing is lost, call again with the same events.
+        """
+        with self._metrics.batch_seconds.time(), self._spans.batch(len(events)) as trace:
+            self._metrics.batch_events.observe(len(events))
+            works, dead = coalesce(events, self._max_text_bytes)
+            self._count("superseded", len(events) - len(dead) - len(works))
+            compared = self._compare(works)
+            trace.open_documents(compared.work)
+            embedded = self._chunks.embed(compared.work)
+            _stamp(compared.work, "embedded")
+            trace.embedded(compared.work, embedded)
+            good, failed = self._separate(compared.work, embedded)
+            dead += [DeadEvent(work.event, "embed", error) for work, error in failed]
+            ordered = self._ordered(events, good)
+            ours = {partition for partition in ordered if owns(partition)}
+            self._deliver(dead, ordered, ours)
+            trace.dead_letters(dead)
+            broken = {work.document for work, _ in failed}
+            self._remember([pair for pair in compared.remembered if pair[0].document not in broken], ours)
+            self._cache.put(embedded.fresh)
+            return ours
+
+    def _compare(self, works: list[Work]) -> Compared:
+        """Leave out what was redelivered, is stale, or changes nothing."""
+        compared = Compared([], [])
+        held = dict(zip((work.document for work in works), self._applied.get(works), strict=False))
+        verdicts: Counter[str] = Counter()
+        for work in works:
+            before = held[work.document]
+            verdict = judge(work, before, self._fingerprint)
+            verdicts[verdict.value] += 1
+            if verdict is Verdict.EMBED:
+                compared.work.append(work)
+            if verdict in (Verdict.EMBED, Verdict.UNCHANGED):
+                held[work.document] = state = state_after(work, before, self._fingerprint)
+                compared.remembered.append((work, state))
+        _stamp(compared.work, "looked_up")
+        for name, count in verdicts.items():
+            self._count(name, count)
+        return compared
+
+    def _separate(
+        self, works: list[Work], embedded: EmbeddedBatch
+    ) -> tuple[list[tuple[Work, Embedded]], list[tuple[Work, Rejected]]]:
+        """What can be produced, and what never will be: the model fails on it, or it is too large."""
+        good: list[tuple[Work, Embedded]] = []
+        failed: list[tuple[Work, Rejected]] = []
+        for work, result in zip(works, embedded.results, strict=True):
+            if isinstance(result, UnembeddableText):
+                failed.append((work, result))
+            elif (size := self._record_size(work, result)) > self._max_record_bytes:
+                reason = f"the vector record has {size} bytes, more than max_record_bytes={self._max_record_bytes}"
+                failed.append((work, Rejected(reason)))
+            else:
+                good.append((work, result))
+        return good, failed
+
+    def _record_size(self, work: Work, result: Embedded) -> int:
+        text_bytes = len((work.change.text or "").encode())
+        size = text_bytes + result.vectors.nbytes + len(work.change.key) + HEADER_ROOM_BYTES
+        if size * 6 <= self._max_record_bytes:
+            return size  # fits even if JSON had to escape every character
+        return size - text_bytes + len(self._records.document(work, result, Reach(0, 0)).value or b"")
+
+    def _ordered(self, events: Sequence[Event], good: list[tuple[Work, Embedded]]) -> dict[int, list[Record]]:
+        """Per partition its records, each with how far it reaches; a watermark where there are none."""
+        _stamp([work for work, _ in good], "published")
+        now_ms = time.time_ns() // 1_000_000
+        ordered: dict[int, list[Record]] = {}
+        for partition, own_events in by_partition(events).items():
+            own = [pair for pair in good if pair[0].event.partition == partition]
+            limits = reaches([work for work, _ in own], own_events, now_ms)
+            ordered[partition] = [
+                self._record(work, result, reach) for (work, result), reach in zip(own, limits, strict=False)
+            ] or [self._records.watermark(partition, limits[-1])]
+        return ordered
+
+    def _record(self, work: Work, result: Embedded, reach: Reach) -> Record:
+        if work.change.op == "delete":
+            return self._records.delete(work, reach)
+        return self._records.document(work, result, reach)
+
+    def _deliver(self, dead: list[DeadEvent], ordered: dict[int, list[Record]], ours: set[int]) -> None:
+        records = [self._records.dead_letter(item) for item in dead if item.event.partition in ours]
+        self._count("dead_letter", len(records))
+        for partition in sorted(ours):
+            records += ordered[partition]
+        self._producer.deliver(records).result(_DELIVERY_S)
+
+    def _remember(self, pairs: list[Remembered], ours: set[int]) -> None:
+        pairs = [pair for pair in pairs if pair[0].event.partition in ours]
+        self._applied.put([work for work, _ in pairs], [state for _, state in pairs])
+
+    def _count(self, outcome: str, count: int) -> None:
+        self._metrics.events.labels(outcome).inc(count)
+
+
+def _stamp(works: Sequence[Work], stage: Stage) -> None:
+    now = time.time_ns()
+    for work in works:
+        work.stages[stage] = now

@@ -1,0 +1,28 @@
+"""A record as it was read from a topic, free of the client that read it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+
+@dataclass(frozen=True, slots=True)
+class Event:
+    """One record read from Kafka. timestamp_ms: Kafka's. consumed_ns: when we got it.
+
+    receipt: what acknowledges it, opaque here."""
+
+    partition: int
+    offset: int
+    key: bytes | None
+    value: bytes | None
+    headers: Sequence[tuple[str, bytes | None]]
+    timestamp_ms: int
+    consumed_ns: int
+    receipt: Any = None
+
+    @property
+    def size(self) -> int:
+        """Bytes of the value."""
+        return len(self.value) if self.value is not None else 0

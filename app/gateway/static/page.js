@@ -1,0 +1,31 @@
+// The search page: builds the parts and connects them.
+
+import { DocumentSheet } from "./document.js";
+import { Search } from "./search.js";
+import { StatusPanel } from "./status.js";
+import { startAges } from "./time.js";
+
+function start() {
+  const sheet = new DocumentSheet();
+  const search = new Search({ openDocument: (id, best) => sheet.open(id, best) });
+  const status = new StatusPanel({
+    openDocument: (id) => sheet.open(id),
+    onChange: () => search.follow(),
+    onBack: () => search.retry(),
+    onTotals: (documents) => search.announce(documents),
+  });
+  document.addEventListener("keydown", (event) => shortcut(event, search));
+  startAges();
+  search.start();
+  status.start();
+}
+
+function shortcut(event, search) {
+  const typing = event.target.closest?.("input:not([type=checkbox]), textarea, [contenteditable]");
+  const modified = event.ctrlKey || event.metaKey || event.altKey;
+  if (event.key !== "/" || typing || modified || document.querySelector("dialog[open]")) return;
+  event.preventDefault();
+  search.focus();
+}
+
+start();

@@ -1,0 +1,324 @@
+// The search box and its answer.
+
+import { ApiError, parseJson, post, showJson } from "./api.js";
+import { el, marked, reconcile, copyable, setText } from "./dom.js";
+import { ageNode, clockNode, count, duration, syncClock } from "./time.js";
+
+const DEBOUNCE_MS = 150; // a fast typist's pause between keys is shorter, an eye's patience longer
+const FOLLOW_EVERY_MS = 500; // with "Follow changes": at most two searches a second
+const DEFAULT_K = "10";
+const NOT_FIELDS = new Set(["and", "or", "not"]); // these mean something else in a filter
+
+const at = (id) => document.getElementById(id);
+
+export class Search {
+  #openDocument;
+  #timer = 0;
+  #asked = 0; // number of the newest question; answers to earlier ones are dropped
+  #running = null;
+  #followTimer = 0;
+  #lost = false;
+  #documents = null; // how many the index holds, where it is known
+
+  constructor({ openDocument }) {
+    this.#openDocument = openDocument;
+  }
+
+  start() {
+    this.#readAddress();
+    at("query").addEventListener("input", () => this.#soon());
+    at("filter").addEventListener("input", () => this.#soon());
+    at("k").addEventListener("change", () => this.#now());
+    at("live").addEventListener("change", () => this.follow());
+    at("filter-clear").addEventListener("click", () => this.#setFilter(""));
+    at("search").addEventListener("submit", (event) => {
+      event.preventDefault();
+      this.#now();
+    });
+    document.querySelector(".search").addEventListener("keydown", (event) => this.#walk(event));
+    at("query").focus();
+    this.#now();
+  }
+
+  focus() {
+    at("query").focus();
+    at("query").select();
+  }
+
+  /** The index changed. */
+  follow() {
+    if (!at("live").checked || this.#followTimer || !at("query").value.trim()) return;
+    this.#followTimer = setTimeout(() => {
+      this.#followTimer = 0;
+      if (at("live").checked && !this.#running) this.#now();
+    }, FOLLOW_EVERY_MS);
+  }
+
+  /** The gateway answers again. */
+  retry() {
+    if (this.#lost) this.#now();
+  }
+
+  announce(documents) {
+    this.#documents = documents;
+    const noun = documents === 1 ? "document" : "documents";
+    at("query").placeholder = documents === null ? "Search by meaning" : `Search ${count(documents)} ${noun} by meaning`;
+  }
+
+  #soon() {
+    clearTimeout(this.#timer);
+    this.#timer = setTimeout(() => this.#now(), DEBOUNCE_MS);
+  }
+
+  async #now() {
+    clearTimeout(this.#timer);
+    this.#running?.abort();
+    this.#running = null;
+    const question = ++this.#asked;
+    const query = at("query").value;
+    this.#writeAddress();
+    if (!query.trim()) return this.#clear();
+    const body = this.#body(query);
+    at("results").toggleAttribute("aria-busy", false);
+    if (body === null) return;
+    const running = (this.#running = new AbortController());
+    at("results").setAttribute("aria-busy", "true");
+    try {
+      const answer = await post("/search", body, { signal: running.signal });
+      if (question === this.#asked) this.#show(answer);
+    } catch (error) {
+      if (question === this.#asked) this.#fail(error);
+    } finally {
+      if (question === this.#asked) {
+        this.#running = null;
+        at("results").removeAttribute("aria-busy");
+      }
+    }
+  }
+
+  /** The request as JSON, the filter in it as it was typed; null where the filter is not JSON. */
+  #body(query) {
+    const source = at("filter").value.trim();
+    at("filter-clear").hidden = !source;
+    let filter = "";
+    if (source) {
+      try {
+        JSON.parse(source);
+      } catch (error) {
+        this.#refuseFilter(`filter: not JSON yet (${error.message})`);
+        return null;
+      }
+      filter = `,"filter":${source}`;
+    }
+    return `{"query":${JSON.stringify(query)},"k":${Number(at("k").value)}${filter}}`;
+  }
+
+  #show(answer) {
+    this.#lost = false;
+    this.#resetProblems();
+    const { hits, freshness, took_ms } = answer;
+    syncClock(freshness.as_of, freshness.staleness_ms);
+    const summary = `${count(hits.length)} ${hits.length === 1 ? "hit" : "hits"} in ${duration(took_ms)}`;
+    const fresh = freshness.as_of !== null && freshness.staleness_ms !== null
+      ? ["as of ", clockNode(freshness.as_of), ` · ${duration(freshness.staleness_ms)} stale`]
+      : ["freshness unknown: nothing has been applied yet"];
+    at("answer").replaceChildren(el("b", {}, summary), " · ", ...fresh);
+    this.#showPartial(answer);
+    reconcile(at("results"), hits, {
+      keyOf: (hit) => hit.id,
+      create: (hit) => this.#hit(hit),
+      update: (node, hit) => (node.content === showJson(hit) ? node : this.#hit(hit)),
+    });
+    revealMarks(at("results"));
+    showPressed(at("results"), currentFilter());
+    at("empty").hidden = hits.length > 0;
+    if (hits.length === 0) setText(at("empty"), this.#whyNothing());
+  }
+
+  #whyNothing() {
+    if (this.#documents === 0) return "The index holds no documents yet.";
+    return at("filter").value.trim() ? "No document passes the filter." : "Nothing was found.";
+  }
+
+  #showPartial({ partial, missing_shards }) {
+    at("partial").hidden = !partial;
+    if (!partial) return at("partial").replaceChildren();
+    const missing = Object.entries(missing_shards);
+    const noun = missing.length === 1 ? "1 shard is" : `${missing.length} shards are`;
+    const reasons = missing.map(([shard, reason]) => el("li", {}, el("b", {}, `Shard ${shard}`), `: ${reason}`));
+    at("partial").replaceChildren(
+      el("strong", {}, `Partial answer: ${noun} missing.`),
+      " Better hits may exist there.",
+      el("ul", {}, ...reasons),
+    );
+  }
+
+  #fail(error) {
+    this.#lost = !(error instanceof ApiError);
+    if (error instanceof ApiError && error.message.startsWith("filter")) return this.#refuseFilter(error.message);
+    this.#resetProblems();
+    const text = this.#lost ? `The gateway did not answer: ${error.message}. The search is repeated when it is back.` : error.message;
+    const lead = this.#lost ? "" : `${error.status} `;
+    at("error").replaceChildren(el("b", {}, lead), text);
+    at("error").hidden = false;
+    this.#dropAnswer();
+  }
+
+  #refuseFilter(message) {
+    this.#resetProblems();
+    at("filter-error").textContent = message;
+    at("filter-error").hidden = false;
+    at("filter").setAttribute("aria-invalid", "true");
+    this.#dropAnswer();
+  }
+
+  #resetProblems() {
+    at("filter-error").hidden = true;
+    at("filter-error").textContent = "";
+    at("filter").removeAttribute("aria-invalid");
+    at("error").hidden = true;
+    at("error").textContent = "";
+  }
+
+  /** An old answer under a new question would be a lie. */
+  #dropAnswer() {
+    at("answer").replaceChildren();
+    at("results").replaceChildren();
+    at("partial").hidden = true;
+    at("partial").replaceChildren();
+    at("empty").hidden = true;
+  }
+
+  #clear() {
+    this.#lost = false;
+    at("results").removeAttribute("aria-busy");
+    this.#resetProblems();
+    this.#dropAnswer();
+    at("filter-clear").hidden = !at("filter").value.trim();
+    at("empty").hidden = false;
+    at("empty").replaceChildren(
+      el("p", {}, "Type a question or a few words. Documents that change while you read become searchable within milliseconds, and every answer says how fresh it is."),
+      el("p", { class: "keys" }, el("kbd", {}, "/"), " search  ", el("kbd", {}, "↓"), el("kbd", {}, "↑"), " move between hits  ", el("kbd", {}, "Enter"), " open"),
+    );
+  }
+
+  #hit(hit) {
+    const open = () => this.#openDocument(hit.id, { text: hit.text, highlights: hit.highlights });
+    const name = hit.title || hit.id;
+    const facts = [
+      el("span", {}, "changed ", ageNode(hit.event_time)),
+      el("span", {}, `searchable after ${duration(Math.max(0, Date.parse(hit.indexed_time) - Date.parse(hit.event_time)))}`),
+      hit.version === null ? null : el("span", {}, `version ${hit.version}`),
+      hit.title ? el("span", { class: "id" }, hit.id) : null,
+      hit.trace_id ? el("span", {}, "trace ", copyable(hit.trace_id, { shown: hit.trace_id.slice(0, 8), name: "the trace id" })) : null,
+    ];
+    const node = el(
+      "li",
+      { class: "hit", "data-testid": "hit", "data-id": hit.id },
+      el(
+        "div",
+        { class: "hit-head" },
+        el("h3", {}, el("button", { type: "button", class: "open", onclick: open }, name)),
+        el("span", { class: "score", title: "Score" }, hit.score.toFixed(3)),
+      ),
+      el("p", { class: "chunk" }, marked(hit.text, hit.highlights)),
+      this.#tags(hit.metadata),
+      el("p", { class: "facts" }, facts),
+    );
+    node.content = showJson(hit);
+    node.addEventListener("click", (event) => {
+      if (!event.target.closest("button, a") && getSelection().isCollapsed) open();
+    });
+    return node;
+  }
+
+  #tags(metadata) {
+    const tags = Object.entries(metadata ?? {}).flatMap(([field, value]) =>
+      (Array.isArray(value) ? value : [value]).filter((item) => item !== null).map((item) => this.#tag(field, item)),
+    );
+    return tags.length ? el("ul", { class: "tags", "aria-label": "Metadata" }, ...tags) : null;
+  }
+
+  #tag(field, value) {
+    const label = [el("span", { class: "tag-field" }, field), ` ${typeof value === "object" ? showJson(value) : value}`];
+    if (NOT_FIELDS.has(field) || typeof value === "object") return el("li", {}, el("span", { class: "tag" }, label));
+    const button = el("button", { type: "button", class: "tag", title: "Filter by this", "aria-pressed": "false" }, label);
+    button.term = [field, value];
+    button.addEventListener("click", () => this.#toggle(field, value));
+    return el("li", {}, button);
+  }
+
+  #toggle(field, value) {
+    const { [field]: old, ...others } = currentFilter();
+    const next = old === value ? others : { ...others, [field]: value };
+    this.#setFilter(Object.keys(next).length ? showJson(next) : "");
+  }
+
+  #setFilter(text) {
+    at("filter").value = text;
+    this.#now();
+  }
+
+  /** Arrow keys move between the box and the hits; Escape in a hit goes back to the box. */
+  #walk(event) {
+    const stops = [at("query"), ...at("results").querySelectorAll("button.open")];
+    const inside = event.target.closest(".hit")?.querySelector("button.open") ?? event.target;
+    const here = stops.indexOf(inside);
+    if (here < 0 || event.ctrlKey || event.metaKey || event.altKey || event.isComposing) return;
+    const step = { ArrowDown: 1, ArrowUp: -1 }[event.key];
+    if (event.key === "Escape" && here > 0) at("query").focus();
+    if (!step || !stops[here + step]) return;
+    event.preventDefault();
+    stops[here + step].focus();
+  }
+
+  #readAddress() {
+    const address = new URLSearchParams(location.search);
+    at("query").value = address.get("q") ?? "";
+    at("filter").value = address.get("filter") ?? "";
+    const k = address.get("k") ?? DEFAULT_K;
+    if (!/^\d{1,4}$/.test(k)) return;
+    if (![...at("k").options].some((option) => option.value === k)) at("k").append(el("option", {}, k));
+    at("k").value = k;
+  }
+
+  #writeAddress() {
+    const fields = { q: at("query").value, filter: at("filter").value.trim(), k: at("k").value };
+    if (fields.k === DEFAULT_K) delete fields.k;
+    const address = new URLSearchParams(Object.entries(fields).filter(([, value]) => value));
+    const wanted = `${location.pathname}${address.size ? `?${address}` : ""}`;
+    if (wanted !== location.pathname + location.search) history.replaceState(null, "", wanted + location.hash);
+    document.title = fields.q.trim() ? `${fields.q.trim()} – Headrace` : "Headrace";
+  }
+}
+
+function currentFilter() {
+  try {
+    const filter = parseJson(at("filter").value);
+    return filter !== null && typeof filter === "object" && !Array.isArray(filter) ? filter : {};
+  } catch {
+    return {};
+  }
+}
+
+function showPressed(results, filter) {
+  for (const button of results.querySelectorAll("button.tag")) {
+    const [field, value] = button.term;
+    button.setAttribute("aria-pressed", String(Object.hasOwn(filter, field) && filter[field] === value));
+  }
+}
+
+/** A long chunk is cut by the style sheet; show the part of it that holds the first mark. */
+function revealMarks(results) {
+  const chunks = [...results.querySelectorAll(".chunk")].map((chunk) => {
+    const mark = chunk.querySelector("mark");
+    const hidden_px = mark ? mark.offsetTop + mark.offsetHeight - chunk.clientHeight : 0;
+    return { chunk, cut: chunk.scrollHeight > chunk.clientHeight + 1, hidden_px, mark_px: mark?.offsetTop ?? 0 };
+  });
+  for (const { chunk, cut, hidden_px, mark_px } of chunks) {
+    const moved = cut && hidden_px > 0;
+    chunk.scrollTop = moved ? mark_px - 24 : 0;
+    chunk.classList.toggle("cut", cut);
+    chunk.classList.toggle("moved", moved);
+  }
+}

@@ -1,0 +1,119 @@
+"""Prometheus metrics of the roles: one class per role, each metric with its unit in the name and a meaning."""
+
+from __future__ import annotations
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+
+CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
+_FRESHNESS_S = (0.005, 0.01, 0.02, 0.03, 0.05, 0.08, 0.12, 0.2, 0.3, 0.5, 0.8, 1.2, 2, 5, 15, 60, 300, 3600)
+_LATENCY_S = (0.0005, 0.001, 0.002, 0.004, 0.008, 0.015, 0.03, 0.06, 0.12, 0.25, 0.5, 1, 2, 5)
+_SIZES = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024, 4096)
+
+
+class EmbedMetrics:
+    """Of the embed worker."""
+
+    def __init__(self) -> None:
+        self.registry = CollectorRegistry()
+        self.events = Counter(
+            "headrace_embed_events_total", "Events by what became of them", ["outcome"], registry=self.registry
+        )
+        self.chunks = Counter(
+            "headrace_embed_chunks_total", "Chunks by where their vector came from", ["source"], registry=self.registry
+        )
+        self.model_calls = Counter(
+            "headrace_embed_model_calls_total", "Calls of the model for documents", registry=self.registry
+        )
+        self.model_seconds = Counter(
+            "headrace_embed_model_seconds_total", "Seconds spent in the model", registry=self.registry
+        )
+        self.batch_events = Histogram(
+            "headrace_embed_batch_events", "Events per batch", buckets=_SIZES, registry=self.registry
+        )
+        self.batch_seconds = Histogram(
+            "headrace_embed_batch_seconds", "Time per batch", buckets=_LATENCY_S, registry=self.registry
+        )
+        self.waiting = Gauge(
+            "headrace_embed_waiting_events", "Events waiting for the next batch", registry=self.registry
+        )
+        self.retries = Counter(
+            "headrace_embed_retries_total", "Batches tried again after an outage", registry=self.registry
+        )
+        self.redis_failures = Gauge(
+            "headrace_embed_redis_failures", "Redis calls that failed since the start", registry=self.registry
+        )
+
+
+class IndexMetrics:
+    """Of the index worker."""
+
+    def __init__(self) -> None:
+        self.registry = CollectorRegistry()
+        self.records = Counter(
+            "headrace_index_records_total", "Records by what became of them", ["outcome"], registry=self.registry
+        )
+        self.freshness = Histogram(
+            "headrace_freshness_seconds",
+            "From the change at its source to the first generation that can return it",
+            buckets=_FRESHNESS_S,
+            registry=self.registry,
+        )
+        self.apply_seconds = Histogram(
+            "headrace_index_apply_seconds", "Time per transaction", buckets=_LATENCY_S, registry=self.registry
+        )
+        self.search_seconds = Histogram(
+            "headrace_index_search_seconds",
+            "Time per search of this worker's shards",
+            buckets=_LATENCY_S,
+            registry=self.registry,
+        )
+        self.staleness = Gauge(
+            "headrace_shard_staleness_seconds",
+            "Now minus the time as of which the shard is complete",
+            ["shard"],
+            registry=self.registry,
+        )
+        self.applied_offset = Gauge(
+            "headrace_shard_applied_offset",
+            "Source offset up to which the shard reflects everything",
+            ["shard"],
+            registry=self.registry,
+        )
+        self.documents = Gauge(
+            "headrace_shard_documents", "Documents that can be found", ["shard"], registry=self.registry
+        )
+        self.chunks = Gauge("headrace_shard_chunks", "Chunks that can be found", ["shard"], registry=self.registry)
+        self.buffered = Gauge(
+            "headrace_shard_write_buffer_chunks", "Chunks not yet in the graph", ["shard"], registry=self.registry
+        )
+
+
+class GatewayMetrics:
+    """Of the search gateway."""
+
+    def __init__(self) -> None:
+        self.registry = CollectorRegistry()
+        self.requests = Counter(
+            "headrace_http_requests_total", "Requests by route and status", ["route", "status"], registry=self.registry
+        )
+        self.search_seconds = Histogram(
+            "headrace_search_seconds", "Time per search", buckets=_LATENCY_S, registry=self.registry
+        )
+        self.embed_seconds = Histogram(
+            "headrace_search_embed_seconds",
+            "Time to embed a query that was not cached",
+            buckets=_LATENCY_S,
+            registry=self.registry,
+        )
+        self.query_cache = Counter(
+            "headrace_search_query_cache_total", "Query vectors by source", ["source"], registry=self.registry
+        )
+        self.partial = Counter("headrace_search_partial_total", "Answers that lacked a shard", registry=self.registry)
+        self.staleness = Gauge(
+            "headrace_search_staleness_seconds", "Staleness of the last answer", registry=self.registry
+        )
+
+
+def exposition(registry: CollectorRegistry) -> bytes:
+    """The registry in the Prometheus text format."""
+    return generate_latest(registry)

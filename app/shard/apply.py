@@ -1,0 +1,192 @@
+"""Records of the vectors topic into a shard's rows: one transaction for a micro-batch."""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+
+import numpy as np
+import orjson
+from numpy.typing import NDArray
+
+from app.event import Event
+from app.observe.tracing import trace_id_of
+from app.order import DocumentOrder
+from app.shard.filters import field_rows
+from app.shard.store import Held, ShardStore
+from schemas.errors import Fatal, InvalidVectorRecord
+from schemas.headers import RecordHeaders, decode_headers
+from schemas.vector_record import VectorRecord, decode_vector_record
+
+
+class FingerprintMismatch(Fatal):
+    """Vectors of two models cannot be compared: index the other model's into another collection."""
+
+
+@dataclass(frozen=True, slots=True)
+class AppliedDocument:
+    """A change that became visible with its transaction."""
+
+    id: str
+    title: str | None
+    headers: RecordHeaders
+    chunks: int
+
+
+@dataclass(slots=True)
+class Change:
+    """What a transaction does to the index: labels ascending, vectors of shape (n, dim) row by row."""
+
+    labels: list[int] = field(default_factory=list)
+    docs: list[int] = field(default_factory=list)
+    vectors: list[NDArray[np.float32]] = field(default_factory=list)
+    removed: list[int] = field(default_factory=list)
+    documents: list[AppliedDocument] = field(default_factory=list)
+    outcomes: Counter[str] = field(default_factory=Counter)
+    rejected: list[tuple[Event, InvalidVectorRecord]] = field(default_factory=list)
+
+
+class Applier:
+    """Writes into one store. Called by one thread at a time."""
+
+    def __init__(self, store: ShardStore, epoch: str) -> None:
+        self._store = store
+        self._epoch = epoch
+        self._next_label = store.last_label() + 1
+
+    def apply(self, events: Sequence[Event]) -> Change:
+        """Apply records in offset order, rows and progress in one transaction.
+
+        A record that is not newer than what its document holds changes nothing. Raises FingerprintMismatch.
+        """
+        change = Change()
+        next_label, before = self._next_label, replace(self._store.progress)
+        try:
+            with self._store.transaction():
+                for event in events:
+                    change.outcomes[self._apply_one(event, change)] += 1
+        except BaseException:
+            self._next_label, self._store.progress = next_label, before
+            raise
+        return change
+
+    def _apply_one(self, event: Event, change: Change) -> str:
+        progress = self._store.progress
+        if progress.next_offset is not None and event.offset < progress.next_offset:
+            return "redelivered"
+        progress.next_offset = event.offset + 1
+        try:
+            headers = decode_headers(event.headers)
+            record = (
+                decode_vector_record(event.value) if headers.kind == "document" and event.value is not None else None
+            )
+            if headers.kind == "document" and record is None:
+                raise InvalidVectorRecord("a document without a value")
+        except InvalidVectorRecord as error:
+            change.rejected.append((event, error))
+            return "rejected"
+        if headers.epoch != self._epoch:
+            return "foreign_epoch"  # from before the topics were made again: its offsets mean nothing here
+        outcome = "watermark" if headers.kind == "watermark" else self._apply_document(event, headers, record, change)
+        if headers.through >= progress.through:
+            progress.through = headers.through
+            progress.as_of_ms = max(headers.as_of_ms, progress.as_of_ms or 0)
+        return outcome
+
+    def _apply_document(self, event: Event, headers: RecordHeaders, record: VectorRecord | None, change: Change) -> str:
+        document_id = record.id if record is not None else (event.key or b"").decode(errors="replace")
+        order = DocumentOrder(headers.version, headers.source_offset)
+        held = self._store.held(document_id)
+        if held is not None and not order.supersedes(held.order):
+            return "stale"
+        if record is not None:
+            self._check_model(record)
+        order = order if held is None else order.after(held.order)
+        doc = self._write_row(document_id, order, headers, record, held)
+        chunk_count = self._write_chunks(doc, record, change, replaces=held is not None)
+        was_there = held is not None and not held.deleted
+        self._store.progress.documents += (record is not None) - was_there
+        change.documents.append(AppliedDocument(document_id, record.title if record else None, headers, chunk_count))
+        return "upsert" if record is not None else "delete"
+
+    def _check_model(self, record: VectorRecord) -> None:
+        progress = self._store.progress
+        if progress.fingerprint is None:
+            progress.fingerprint, progress.dim = record.fingerprint, record.vectors.shape[1]
+        elif record.fingerprint != progress.fingerprint:
+            raise FingerprintMismatch(
+                f"{self._store.path} holds vectors of {progress.fingerprint}, now come those of {record.fingerprint}. "
+                "Give the other model a collection of its own (HEADRACE_COLLECTION)."
+            )
+
+    def _write_row(
+        self,
+        document_id: str,
+        order: DocumentOrder,
+        headers: RecordHeaders,
+        record: VectorRecord | None,
+        held: Held | None,
+    ) -> int:
+        values = (
+            record is None,
+            order.version,
+            order.source_offset,
+            record.title if record else None,
+            record.text if record else None,
+            orjson.dumps(record.metadata) if record else None,
+            record.content_hash if record else None,
+            headers.event_time_ms,
+            time.time_ns() // 1_000_000,
+            trace_id_of(headers.traceparent),
+        )
+        writer = self._store.writer
+        if held is not None:
+            writer.execute(_UPDATE, (*values, held.doc))
+            return held.doc
+        doc = writer.execute(_INSERT, (document_id, *values)).lastrowid
+        assert doc is not None
+        return doc
+
+    def _write_chunks(self, doc: int, record: VectorRecord | None, change: Change, *, replaces: bool) -> int:
+        writer = self._store.writer
+        if replaces:
+            old = [row[0] for row in writer.execute("DELETE FROM chunks WHERE doc = ? RETURNING label", (doc,))]
+            writer.execute("DELETE FROM fields WHERE doc = ?", (doc,))
+            self._forget(old, change)
+        if record is None:
+            return 0
+        labels = range(self._next_label, self._next_label + len(record.spans))
+        self._next_label = labels.stop
+        stored = record.vectors.astype(np.float16, copy=False)
+        rows = zip(labels, record.spans, stored, strict=True)
+        writer.executemany(
+            "INSERT INTO chunks VALUES (?, ?, ?, ?, ?)",
+            [(label, doc, span[0], span[1], vector.tobytes()) for label, span, vector in rows],
+        )
+        writer.executemany("INSERT OR IGNORE INTO fields VALUES (?, ?, ?)", field_rows(record.metadata, doc))
+        change.labels.extend(labels)
+        change.docs.extend([doc] * len(labels))
+        change.vectors.extend(stored.astype(np.float32))
+        return len(labels)
+
+    @staticmethod
+    def _forget(old: list[int], change: Change) -> None:
+        """Chunks that were added in this very transaction never reach the index."""
+        for label in old:
+            if change.labels and label >= change.labels[0]:
+                at = change.labels.index(label)
+                del change.labels[at], change.docs[at], change.vectors[at]
+            else:
+                change.removed.append(label)
+
+
+_UPDATE = (
+    "UPDATE documents SET deleted = ?, version = ?, source_offset = ?, title = ?, text = ?, metadata = ?, "
+    "content_hash = ?, event_time_ms = ?, indexed_time_ms = ?, trace_id = ? WHERE doc = ?"
+)
+_INSERT = (
+    "INSERT INTO documents (id, deleted, version, source_offset, title, text, metadata, content_hash, event_time_ms, "
+    "indexed_time_ms, trace_id) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
+)

@@ -1,0 +1,186 @@
+"""The index worker's HTTP side: answers the gateway for the shards of this process (internal API, JSON)."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import time
+from collections import deque
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+import orjson
+from aiohttp import web
+from numpy.typing import NDArray
+
+from app.observe.http import json_response
+from app.observe.metrics import IndexMetrics
+from app.shard.shard import Shard, ShardHit
+from app.shard.shards import Shards
+from app.shard.store import StoredDocument
+from schemas.errors import RequestError
+from schemas.filters import Filter, parse_filter
+
+_SEARCH_THREADS = 2
+_POLL_S = 0.05  # staleness moves with time alone, not only with transactions
+
+
+@dataclass(frozen=True, slots=True)
+class ShardQuery:
+    """One question to some shards of this worker."""
+
+    shards: list[int]
+    vector: NDArray[np.float32]
+    fingerprint: str | None
+    k: int
+    parsed: Filter | None
+    min_offsets: dict[int, int]
+    max_staleness_ms: int | None
+    deadline: float
+
+    @classmethod
+    def decode(cls, body: bytes) -> ShardQuery:
+        """From the gateway's JSON; the vector is base64 of float32."""
+        fields = orjson.loads(body)
+        return cls(
+            shards=fields["shards"],
+            vector=np.frombuffer(base64.b64decode(fields["vector"]), np.float32),
+            fingerprint=fields["fingerprint"],
+            k=fields["k"],
+            parsed=parse_filter(fields["filter"]) if fields["filter"] else None,
+            min_offsets={int(shard): offset for shard, offset in fields["min_offsets"].items()},
+            max_staleness_ms=fields["max_staleness_ms"],
+            deadline=time.monotonic() + fields["timeout_ms"] / 1000,
+        )
+
+
+class ShardServer:
+    """Handlers for the shards of one worker; they run in the HTTP thread's loop, searches in a few threads."""
+
+    def __init__(
+        self,
+        shards: Shards,
+        recent: deque[dict[str, Any]],
+        describe: Callable[[], dict[str, Any]],
+        metrics: IndexMetrics,
+    ) -> None:
+        self._shards = shards
+        self._recent = recent
+        self._describe = describe
+        self._metrics = metrics
+        self._threads = ThreadPoolExecutor(_SEARCH_THREADS, thread_name_prefix="search")
+
+    def routes(self) -> list[web.RouteDef]:
+        """The internal API."""
+        return [
+            web.get("/shards", self.status),
+            web.post("/shards/search", self.search),
+            web.get("/shards/document", self.document),
+        ]
+
+    async def status(self, _: web.Request) -> web.Response:
+        """Who this is and how far each shard has come."""
+        shards = [asdict(shard.status()) for shard in self._shards.open.values()]
+        return json_response(self._describe() | {"shards": shards, "recent": list(self._recent)})
+
+    async def search(self, request: web.Request) -> web.Response:
+        """Per shard its best documents and how fresh it is, or why it cannot answer."""
+        started = time.perf_counter()
+        query = ShardQuery.decode(await request.read())
+        answers = await asyncio.gather(*(self._search_one(query, partition) for partition in query.shards))
+        self._metrics.search_seconds.observe(time.perf_counter() - started)
+        return json_response({"shards": dict(zip(map(str, query.shards), answers, strict=True))})
+
+    async def document(self, request: web.Request) -> web.Response:
+        """A stored document by id, from whichever shard of this worker has it."""
+        document_id = request.query["id"]
+        loop = asyncio.get_running_loop()
+        for partition, shard in self._shards.open.items():
+            found = await loop.run_in_executor(self._threads, shard.document, document_id)
+            if found is not None:
+                return json_response(
+                    {"document": document_json(found, partition), "deleted": found.deleted} | _freshness(shard)
+                )
+        return json_response({"document": None}, 404)
+
+    def close(self) -> None:
+        """No more searches."""
+        self._threads.shutdown(wait=False, cancel_futures=True)
+
+    async def _search_one(self, query: ShardQuery, partition: int) -> dict[str, Any]:
+        shard = self._shards.open.get(partition)
+        if shard is None:
+            return {"error": "is not owned by this worker", "status": 503, "moved": True}
+        try:
+            reached = await self._wait(query, shard)
+            if not reached:
+                return {"error": "did not reach min_offsets or max_staleness_ms in time", "status": 504} | _freshness(
+                    shard
+                )
+            if query.parsed is not None and (unknown := shard.unknown_fields(query.parsed)):
+                known = shard.field_names()
+                return {"hits": [], "unknown_fields": sorted(unknown), "known_fields": sorted(known)} | _freshness(
+                    shard
+                )
+            freshness = _freshness(shard)  # before the search: the answer is at least this fresh
+            loop = asyncio.get_running_loop()
+            hits = await loop.run_in_executor(
+                self._threads, shard.search, query.vector, query.k, query.parsed, query.fingerprint
+            )
+            return {"hits": [_hit_json(hit, partition) for hit in hits]} | freshness
+        except RequestError as error:
+            return {"error": str(error), "status": error.status}
+
+    async def _wait(self, query: ShardQuery, shard: Shard) -> bool:
+        """Whether the shard has applied what the query asks for, in time."""
+        if _reached(query, shard):
+            return True
+        changed = asyncio.Event()
+        loop = asyncio.get_running_loop()
+        forget = shard.listen(lambda: loop.call_soon_threadsafe(changed.set))
+        try:
+            while not _reached(query, shard):
+                left_s = query.deadline - time.monotonic()
+                if left_s <= 0:
+                    return False
+                changed.clear()
+                try:
+                    await asyncio.wait_for(changed.wait(), min(left_s, _POLL_S))
+                except TimeoutError:
+                    continue
+            return True
+        finally:
+            forget()
+
+
+def document_json(document: StoredDocument, partition: int) -> dict[str, Any]:
+    """A stored document for the gateway; times in ms since the epoch."""
+    fields = asdict(document) | {"shard": partition}
+    del fields["doc"], fields["deleted"]
+    return fields
+
+
+def _hit_json(hit: ShardHit, partition: int) -> dict[str, Any]:
+    return document_json(hit.document, partition) | {"text": hit.text, "score": hit.score}
+
+
+def _reached(query: ShardQuery, shard: Shard) -> bool:
+    status = shard.status()
+    wanted = query.min_offsets.get(shard.partition)
+    if wanted is not None and (status.applied_offset is None or status.applied_offset < wanted):
+        return False
+    if query.max_staleness_ms is None:
+        return True
+    return status.as_of_ms is not None and _now_ms() - status.as_of_ms <= query.max_staleness_ms
+
+
+def _freshness(shard: Shard) -> dict[str, Any]:
+    status = shard.status()
+    return {"applied_offset": status.applied_offset, "as_of_ms": status.as_of_ms}
+
+
+def _now_ms() -> int:
+    return time.time_ns() // 1_000_000

@@ -1,0 +1,282 @@
+"""The durable state of a shard: one SQLite file in which rows and offsets change together.
+
+Everything else (write buffer, graph) is derived from it.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import logging
+import sqlite3
+import threading
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from typing import IO, Any
+
+import orjson
+
+from app.order import DocumentOrder
+from schemas.errors import ShardCorrupt
+
+log = logging.getLogger("headrace.shard")
+
+FORMAT = 1
+_LOCK_WAIT_S = 10.0
+
+_SCHEMA = """
+CREATE TABLE meta (name TEXT PRIMARY KEY, value) WITHOUT ROWID;
+CREATE TABLE documents (
+    doc INTEGER PRIMARY KEY AUTOINCREMENT,
+    id TEXT NOT NULL UNIQUE,
+    deleted INTEGER NOT NULL,          -- soft-deleted rows keep the order: nothing late can resurrect them
+    version INTEGER,
+    source_offset INTEGER NOT NULL,
+    title TEXT,
+    text TEXT,
+    metadata BLOB,                     -- JSON
+    content_hash BLOB,
+    event_time_ms INTEGER NOT NULL,
+    indexed_time_ms INTEGER NOT NULL,
+    trace_id TEXT
+);
+CREATE TABLE chunks (
+    label INTEGER PRIMARY KEY AUTOINCREMENT,  -- never reused: an update has new labels
+    doc INTEGER NOT NULL,
+    first INTEGER NOT NULL,            -- span of the text, [first, last) in code points
+    last INTEGER NOT NULL,
+    vector BLOB NOT NULL               -- float16
+);
+CREATE INDEX chunks_by_doc ON chunks (doc);
+CREATE TABLE fields (
+    name TEXT NOT NULL, value NOT NULL, doc INTEGER NOT NULL, PRIMARY KEY (name, value, doc)
+) WITHOUT ROWID;
+CREATE INDEX fields_by_doc ON fields (doc);
+"""
+
+
+@dataclass(slots=True)
+class Progress:
+    """How far a shard has come; stored with the rows it speaks of.
+
+    next_offset: of the vectors topic, where to read on; None in a new shard. through: everything up to this source
+    offset is reflected, -1 for nothing. as_of_ms: as of when. documents: those that can be found.
+    """
+
+    next_offset: int | None = None
+    through: int = -1
+    as_of_ms: int | None = None
+    fingerprint: str | None = None
+    dim: int | None = None
+    documents: int = 0
+
+
+_PROGRESS = tuple(item.name for item in fields(Progress))
+
+
+@dataclass(frozen=True, slots=True)
+class StoredDocument:
+    """A row of `documents`, without its chunks."""
+
+    doc: int
+    id: str
+    deleted: bool
+    version: int | None
+    source_offset: int
+    title: str | None
+    text: str | None
+    metadata: dict[str, Any]
+    event_time_ms: int
+    indexed_time_ms: int
+    trace_id: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class Held:
+    """What is known of a document when a change of it arrives."""
+
+    doc: int
+    order: DocumentOrder
+    deleted: bool
+
+
+class ShardStore:
+    """One writer (`write`, one thread at a time) and any number of readers (`read`, from any thread)."""
+
+    def __init__(self, path: Path, epoch: str, tombstone_retention_ms: int) -> None:
+        """Open or create the file. A file of another epoch, or away longer than tombstones live, is set aside.
+
+        Raises ShardCorrupt if another process holds the file.
+        """
+        self.path = path
+        path.parent.mkdir(parents=True, exist_ok=True)
+        self._lock_file = _locked(path.with_suffix(".lock"))
+        self._local = threading.local()
+        self._readers: list[sqlite3.Connection] = []
+        self._readers_lock = threading.Lock()
+        self.writer = self._open(epoch, tombstone_retention_ms)
+        stored = dict(self.writer.execute("SELECT name, value FROM meta"))
+        self.progress = Progress(**{name: stored[name] for name in _PROGRESS if name in stored})
+
+    @contextmanager
+    def transaction(self) -> Iterator[sqlite3.Connection]:
+        """Rows and progress become durable together, or not at all."""
+        self.writer.execute("BEGIN IMMEDIATE")
+        try:
+            yield self.writer
+            self._write_progress()
+        except BaseException:
+            self.writer.execute("ROLLBACK")
+            raise
+        self.writer.execute("COMMIT")
+
+    def held(self, document_id: str) -> Held | None:
+        """The order of a document, deleted ones included. Called by the writer."""
+        row = self.writer.execute(
+            "SELECT doc, version, source_offset, deleted FROM documents WHERE id = ?", (document_id,)
+        ).fetchone()
+        return None if row is None else Held(row[0], DocumentOrder(row[1], row[2]), bool(row[3]))
+
+    def read(self) -> sqlite3.Connection:
+        """This thread's connection for reading; it sees what is committed."""
+        connection: sqlite3.Connection | None = getattr(self._local, "connection", None)
+        if connection is None:
+            connection = _connect(self.path)
+            self._local.connection = connection
+            with self._readers_lock:
+                self._readers.append(connection)
+        return connection
+
+    def document(self, document_id: str) -> StoredDocument | None:
+        """The row of a document, deleted or not; None if it was never seen."""
+        sql = f"SELECT {_DOCUMENT} FROM documents WHERE id = ?"  # noqa: S608 - a constant
+        row = self.read().execute(sql, (document_id,)).fetchone()
+        return None if row is None else _document(row)
+
+    def chunks(self, labels: Sequence[int]) -> dict[int, tuple[StoredDocument, str]]:
+        """label → its document and its text, for those labels that still exist; all from one state of the file."""
+        marks = ",".join("?" * len(labels))
+        rows = self.read().execute(
+            f"SELECT label, first, last, {_DOCUMENT} FROM chunks JOIN documents USING (doc) "  # noqa: S608
+            f"WHERE label IN ({marks})",
+            labels,
+        )
+        found = {}
+        for label, first, last, *columns in rows:
+            document = _document(columns)
+            found[label] = (document, (document.text or "")[first:last])
+        return found
+
+    def chunk_rows(self) -> Iterator[tuple[int, int, bytes]]:
+        """All (label, doc, vector) in the order of labels, for building the index."""
+        yield from self.read().execute("SELECT label, doc, vector FROM chunks ORDER BY label")
+
+    def last_label(self) -> int:
+        """The highest label ever given out; 0 in a new shard."""
+        row = self.writer.execute("SELECT seq FROM sqlite_sequence WHERE name = 'chunks'").fetchone()
+        return row[0] if row else 0
+
+    def field_names(self) -> set[str]:
+        """The metadata fields that at least one document has."""
+        # a loose index scan: as many steps as there are names, however many documents
+        rows = self.read().execute(
+            "WITH RECURSIVE names(name) AS (SELECT min(name) FROM fields UNION ALL "
+            "SELECT (SELECT min(name) FROM fields WHERE name > names.name) FROM names WHERE names.name IS NOT NULL) "
+            "SELECT name FROM names WHERE name IS NOT NULL"
+        )
+        return {row[0] for row in rows}
+
+    def close(self) -> None:
+        """Close all connections and let go of the file."""
+        with self._readers_lock:
+            for connection in self._readers:
+                connection.close()
+            self._readers.clear()
+        self.writer.close()
+        self._lock_file.close()
+
+    def _write_progress(self) -> None:
+        rows = asdict(self.progress) | {"written_ms": _now_ms()}
+        self.writer.executemany("INSERT OR REPLACE INTO meta VALUES (?, ?)", rows.items())
+
+    def _open(self, epoch: str, tombstone_retention_ms: int) -> sqlite3.Connection:
+        reason = None
+        if self.path.exists():
+            reason = _unusable(self.path, epoch, tombstone_retention_ms)
+            if reason is None:
+                return _connect(self.path)
+            _set_aside(self.path, reason)
+        connection = _connect(self.path)
+        connection.execute("PRAGMA journal_mode = WAL")
+        connection.executescript(_SCHEMA)
+        connection.executemany(
+            "INSERT INTO meta VALUES (?, ?)", [("format", FORMAT), ("epoch", epoch), ("written_ms", _now_ms())]
+        )
+        return connection
+
+
+_DOCUMENT = "doc, id, deleted, version, source_offset, title, text, metadata, event_time_ms, indexed_time_ms, trace_id"
+
+
+def _document(row: Sequence[Any]) -> StoredDocument:
+    doc, document_id, deleted, version, source_offset, title, text, metadata, *times = row
+    fields_of = orjson.loads(metadata) if metadata else {}
+    return StoredDocument(doc, document_id, bool(deleted), version, source_offset, title, text, fields_of, *times)
+
+
+def _connect(path: Path) -> sqlite3.Connection:
+    # autocommit: transactions are begun by hand. Each connection is used by one thread, closed by another.
+    connection = sqlite3.connect(path, isolation_level=None, check_same_thread=False, timeout=5.0)
+    # NORMAL in WAL mode: a kill -9 loses nothing; a power cut may lose the last transactions, rows and offset
+    # together, and Kafka gives them again
+    connection.execute("PRAGMA synchronous = NORMAL")
+    return connection
+
+
+def _unusable(path: Path, epoch: str, tombstone_retention_ms: int) -> str | None:
+    """Why the file cannot be continued, or None."""
+    connection = _connect(path)
+    try:
+        meta = dict(connection.execute("SELECT name, value FROM meta"))
+    except sqlite3.DatabaseError as error:
+        return f"is not a shard file ({error})"
+    finally:
+        connection.close()
+    if meta.get("format") != FORMAT:
+        return f"has format {meta.get('format')}, this program writes {FORMAT}"
+    if meta.get("epoch") != epoch:
+        return "belongs to another life of the topics (they were deleted and made again): its offsets mean nothing now"
+    if _now_ms() - meta.get("written_ms", 0) > tombstone_retention_ms:
+        return "was last written longer ago than Kafka keeps tombstones: it may have missed deletes"
+    return None
+
+
+def _set_aside(path: Path, reason: str) -> None:
+    kept = path.with_name(f"{path.name}.unusable-{_now_ms()}")
+    log.warning("%s %s. Keeping it as %s and rebuilding from the vectors topic.", path, reason, kept.name)
+    path.rename(kept)
+    for suffix in ("-wal", "-shm"):
+        path.with_name(path.name + suffix).unlink(missing_ok=True)
+
+
+def _locked(path: Path) -> IO[bytes]:
+    file = path.open("ab")
+    deadline = time.monotonic() + _LOCK_WAIT_S
+    while True:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return file
+        except BlockingIOError:
+            if time.monotonic() > deadline:
+                file.close()
+                raise ShardCorrupt(
+                    f"another process uses {path}: two index workers with the same replica name need "
+                    "different HEADRACE_DATA_DIR"
+                ) from None
+            time.sleep(0.1)
+
+
+def _now_ms() -> int:
+    return time.time_ns() // 1_000_000

@@ -1,0 +1,91 @@
+"""`headrace embed`: builds the parts of an embed worker and runs it."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from typing import Any
+
+import click
+from aiohttp import web
+
+from app.cli.options import setting_flags
+from app.embed.applied import RedisApplied
+from app.embed.cache import VectorCache
+from app.embed.chunks import ChunkEmbedder
+from app.embed.pipeline import HEADER_ROOM_BYTES, EmbedPipeline
+from app.embed.records import RecordFactory
+from app.embed.spans import BatchSpans
+from app.kafka.producer import RecordProducer
+from app.kafka.start import check_kafka
+from app.model.chunker import Chunker
+from app.model.load import load_embedder
+from app.observe.http import HttpThread, health_routes, listen
+from app.observe.logs import set_up_logs
+from app.observe.metrics import EmbedMetrics
+from app.observe.tracing import Tracing
+from app.redis_link import RedisLink
+from app.settings import Settings, load_settings
+from consumers.embed.worker import EmbedWorker
+from consumers.faust_app import WorkerConsumer, make_app, run_app, run_worker
+
+log = logging.getLogger("headrace.embed")
+
+
+@click.command()
+@setting_flags("brokers", "collection", "redis_url", "model", "runtime", "precision", "embed_port", "log_level")
+def embed(**flags: Any) -> None:
+    """Run an embed worker: changes in, embedded documents out. More workers share the partitions.
+
+    Runs until SIGTERM or Ctrl-C, then finishes the batch in flight.
+    """
+    settings = load_settings(**flags)
+    set_up_logs(settings)
+    run_worker(lambda stop: _run(settings, stop))
+
+
+async def _run(settings: Settings, stop: asyncio.Event) -> None:
+    """Start in the order of dependency, stop in reverse."""
+    metrics = EmbedMetrics()
+    bound = listen(settings.embed_host, settings.embed_port, "the embed worker")
+    link = RedisLink(settings)
+    link.require()
+    producer = RecordProducer(settings, f"{settings.collection}-embed", linger_ms=0)
+    topics = await asyncio.to_thread(check_kafka, settings, producer)
+    embedder = await asyncio.to_thread(
+        load_embedder, settings.model, settings.runtime, settings.precision, settings.model_threads
+    )
+    tracing = Tracing(settings, "embed")
+    records = RecordFactory(
+        settings.changes_topic, settings.vectors_topic, settings.dlq_topic, topics.epoch, embedder.fingerprint
+    )
+    cache = VectorCache(
+        link, embedder.fingerprint, embedder.dim, settings.cache_memory_mb * 2**20, settings.cache_ttl_hours
+    )
+    pipeline = EmbedPipeline(
+        ChunkEmbedder(embedder, Chunker(embedder.tokenizer, settings.max_chunk_tokens), cache, metrics),
+        cache,
+        RedisApplied(link, settings.collection, topics.epoch, settings.applied_ttl_hours),
+        records,
+        producer,
+        BatchSpans(tracing, settings.changes_topic, settings.embed_group),
+        metrics,
+        max_text_bytes=settings.max_text_bytes,
+        max_record_bytes=settings.max_record_bytes - HEADER_ROOM_BYTES,
+    )
+    # round robin: the partitions of this group carry no state, so it does not matter who has them
+    app = make_app(settings, settings.embed_group, WorkerConsumer, table_standby_replicas=0)
+    worker = EmbedWorker(settings, app, pipeline, records, producer, metrics)
+    metrics.redis_failures.set_function(lambda: float(link.failures))
+    application = web.Application()
+    application.add_routes(health_routes(lambda: worker.ready, metrics.registry))
+    http = HttpThread(application, bound)
+    http.start()
+    log.info("embed worker of %s: /readyz on %s:%d", settings.collection, settings.embed_host, http.port)
+    try:
+        await run_app(app, worker.run, worker.drain, stop)
+    finally:
+        producer.close()
+        tracing.close()
+        link.close()
+        http.close()

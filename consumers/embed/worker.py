@@ -1,0 +1,186 @@
+"""Feeds events from Faust to the embed pipeline, one batch in flight, and acknowledges in offset order."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Iterable
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import faust
+import mode
+
+from app.embed.pipeline import EmbedPipeline
+from app.embed.records import Reach, RecordFactory
+from app.event import Event
+from app.inbox import Inbox
+from app.kafka.producer import RecordProducer
+from app.observe.metrics import EmbedMetrics
+from app.settings import Settings
+from consumers.faust_app import WorkerConsumer, as_event, raw_topic
+from schemas.errors import Retriable
+
+log = logging.getLogger("headrace.embed")
+
+FIRST_BACKOFF_S = 0.2
+LONGEST_BACKOFF_S = 5.0
+DRAIN_S = 25.0  # of the 60 s that the group gives a member to let go of its partitions
+
+
+class EmbedWorker:
+    """Owns the batch loop. Everything here runs in Faust's event loop; `pipeline` runs in one thread."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        app: faust.App,
+        pipeline: EmbedPipeline,
+        records: RecordFactory,
+        producer: RecordProducer,
+        metrics: EmbedMetrics,
+    ) -> None:
+        self._settings = settings
+        self._app = app
+        self._pipeline = pipeline
+        self._records = records
+        self._producer = producer
+        self._metrics = metrics
+        self._inbox = Inbox(settings.inbox_max_events)
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="embed-pipeline")
+        self._owned: frozenset[int] = frozenset()
+        self._done: dict[int, int] = {}
+        self._batch: set[int] = set()
+        self._idle = asyncio.Event()
+        self._idle.set()
+        self.trouble: str | None = None
+        self._connect_agent()
+
+    @property
+    def ready(self) -> str | None:
+        """None when the worker does its work, else what is in the way."""
+        if not self._app.consumer or not self._app.started:
+            return "joining the consumer group"
+        return self.trouble
+
+    async def run(self) -> None:
+        """The batch loop and the watermarks; ends only by an error or by being cancelled."""
+        async with asyncio.TaskGroup() as group:
+            group.create_task(self._batches())
+            group.create_task(self._watermarks())
+
+    async def drain(self) -> None:
+        """Before the end: let the batch in flight finish, then commit. At most DRAIN_S."""
+        self._inbox.close()
+        await self._settle()
+        self._thread.shutdown(wait=False, cancel_futures=True)
+
+    def _connect_agent(self) -> None:
+        topic = raw_topic(self._app, self._settings.changes_topic)
+
+        async def take_in(stream: Any) -> None:
+            # noack: by default an event whose processing fails is acknowledged, and so lost
+            stream = stream.noack()
+            async for event in stream.events():
+                await self._inbox.put(as_event(event.message, receipt=(stream, event)))
+
+        # the default supervisor would skip the event at which the agent failed, and commit past it
+        self._app.agent(topic, name="embed", supervisor_strategy=mode.CrashingSupervisor)(take_in)
+        self._app.on_partitions_assigned.connect(self._assigned)
+        self._app.on_partitions_revoked.connect(self._revoked)
+
+    async def _assigned(self, _app: faust.App, assigned: Iterable[Any], **_: Any) -> None:
+        self._owned = frozenset(tp.partition for tp in assigned)
+        self._done = {}
+        log.info("partitions assigned: %s", sorted(self._owned) or "none")
+
+    async def _revoked(self, _app: faust.App, revoked: Iterable[Any], **_: Any) -> None:
+        """Awaited before the partitions go elsewhere: finish what is in flight, so that nothing is done twice."""
+        gone = {tp.partition for tp in revoked}
+        self._inbox.drop(gone)
+        await self._settle()
+        self._owned -= gone
+
+    async def _settle(self) -> None:
+        try:
+            await asyncio.wait_for(self._idle.wait(), DRAIN_S)
+        except TimeoutError:
+            log.warning("the batch in flight did not finish within %.0f s: it will be done again", DRAIN_S)
+        if self._app.consumer:
+            await self._app.consumer.commit()
+
+    async def _batches(self) -> None:
+        while True:
+            events = await self._inbox.take(self._settings.batch_max_documents, self._settings.batch_max_bytes)
+            self._idle.clear()
+            self._batch = {event.partition for event in events}
+            try:
+                for event in await self._process(events):
+                    await event.receipt[0].ack(event.receipt[1])
+                    self._done[event.partition] = event.offset
+            finally:
+                self._batch = set()
+                self._idle.set()
+            self._metrics.waiting.set(len(self._inbox))
+
+    async def _process(self, events: list[Event]) -> list[Event]:
+        """Until it succeeds, or the partitions are ours no more; returns the events to acknowledge."""
+        loop = asyncio.get_running_loop()
+        backoff_s = FIRST_BACKOFF_S
+        while True:
+            owned = [event for event in events if event.partition in self._owned]
+            if not owned:
+                return []
+            try:
+                done = await loop.run_in_executor(self._thread, self._pipeline.process, owned, self._owns)
+            except Retriable as error:
+                if self.trouble is None:
+                    log.warning("%s: %s; trying again until it works", type(error).__name__, error)
+                self.trouble = f"{type(error).__name__}: {error}"
+                self._metrics.retries.inc()
+                await asyncio.sleep(backoff_s)
+                backoff_s = min(backoff_s * 2, LONGEST_BACKOFF_S)
+            else:
+                if self.trouble is not None:
+                    log.info("working again")
+                self.trouble = None
+                return [event for event in owned if event.partition in done]
+
+    def _owns(self, partition: int) -> bool:
+        return partition in self._owned
+
+    async def _watermarks(self) -> None:
+        """Tell idle shards that they are up to date. Silence then means trouble: staleness grows."""
+        interval_s = self._settings.watermark_interval_ms / 1000
+        while True:
+            await asyncio.sleep(interval_s)
+            if not self._owned or not self._app.started or self._app.rebalancing:
+                continue
+            try:
+                await self._write_watermarks()
+            except Exception as error:  # noqa: BLE001 - whatever the broker's absence looks like; the next round tells
+                log.debug("no watermarks this time: %s", error)
+
+    async def _write_watermarks(self) -> None:
+        consumer: WorkerConsumer = self._app.consumer
+        quiet = {
+            tp
+            for tp in consumer.assignment()
+            if tp.partition in self._owned and tp.partition not in self._batch and not self._inbox.waiting(tp.partition)
+        }
+        if not quiet:
+            return
+        as_of_ms = time.time_ns() // 1_000_000  # before asking: what is written after this is not covered
+        first, end = await asyncio.gather(consumer.earliest_offsets(*quiet), consumer.highwaters(*quiet))
+        records = [
+            self._records.watermark(tp.partition, Reach(end[tp] - 1, as_of_ms))
+            for tp in quiet
+            if self._owns(tp.partition)
+            and (first[tp] == end[tp] or self._next_offset(consumer, tp.partition) >= end[tp])
+        ]
+        self._producer.deliver(records)
+
+    def _next_offset(self, consumer: WorkerConsumer, partition: int) -> int:
+        done = self._done.get(partition)
+        return consumer.start_offsets.get(partition, 0) if done is None else done + 1

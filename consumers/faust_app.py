@@ -1,0 +1,195 @@
+"""A Faust app as both workers need it, and running one inside an event loop of our own.
+
+Every departure from Faust's defaults has its reason beside it; several of them are data loss in other clothes.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import signal
+import time
+import warnings
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+import faust
+from faust.auth import SASLCredentials, SSLCredentials
+from faust.transport.drivers import aiokafka as driver
+
+from app.event import Event
+from app.kafka.config import ssl_context
+from app.settings import Settings
+from schemas.errors import Fatal, HeadraceError
+
+log = logging.getLogger("headrace.worker")
+
+TEN_YEARS_S = 3.15e8
+STOP_DEADLINE_S = 30.0
+_FETCH_MAX_WAIT_MS = 100
+
+
+class _ConsumerThread(driver.AIOKafkaConsumerThread):  # type: ignore[misc]
+    def _create_worker_consumer(self, transport: Any) -> Any:
+        consumer = super()._create_worker_consumer(transport)
+        # Faust's fixed 1500 ms lets a busy partition wait behind the long poll of the quiet ones (0.6 s gaps)
+        consumer._fetch_max_wait_ms = _FETCH_MAX_WAIT_MS
+        return consumer
+
+
+class WorkerConsumer(driver.Consumer):  # type: ignore[misc]
+    """Faust's consumer with a shorter long poll; remembers where reading started."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.start_offsets: dict[int, int] = {}
+
+    def _new_consumer_thread(self) -> _ConsumerThread:
+        return _ConsumerThread(self, loop=self.loop, beacon=self.beacon)
+
+    async def perform_seek(self) -> None:
+        """Seek to the committed offsets, and keep them: what lies before them has been dealt with."""
+        await super().perform_seek()
+        self.start_offsets = {tp.partition: offset or 0 for tp, offset in self._read_offset.items()}
+
+
+def make_app(settings: Settings, group: str, consumer_type: type[WorkerConsumer], **options: Any) -> faust.App:
+    """An app for one worker process. Call inside the event loop that will run it."""
+
+    class Transport(driver.Transport):  # type: ignore[misc]
+        Consumer = consumer_type
+
+    class App(faust.App):  # type: ignore[misc]
+        def _new_transport(self) -> Transport:
+            return Transport(self.conf.broker_consumer, self)
+
+    brokers = [f"aiokafka://{broker.strip()}" for broker in settings.brokers.split(",") if broker.strip()]
+    session_s = settings.session_timeout_ms / 1000
+    settings_of_app: dict[str, Any] = {
+        "broker": brokers,
+        "broker_credentials": _credentials(settings),
+        "autodiscover": False,
+        "web_enabled": False,
+        "topic_disable_leader": True,
+        "topic_allow_declare": False,
+        # by default a worker that fetches nothing for 1000 s leaves its group and never comes back
+        "broker_max_poll_interval": TEN_YEARS_S,
+        "broker_session_timeout": session_s,
+        "broker_heartbeat_interval": session_s / 10,
+        "broker_rebalance_timeout": 60.0,
+        "broker_request_timeout": max(90.0, session_s),
+        "broker_commit_interval": 1.0,
+        "broker_max_poll_records": 500,
+        "consumer_max_fetch_size": max(4 * 2**20, settings.max_record_bytes),
+        "consumer_auto_offset_reset": "earliest",
+        # a topic made again is noticed within seconds; by default after five minutes
+        "consumer_metadata_max_age_ms": 5000,
+        "stream_buffer_maxsize": 1024,
+        # we drain ourselves, with a deadline; Faust's own wait has none
+        "stream_wait_empty": False,
+        "worker_redirect_stdouts": False,
+        "key_serializer": "raw",
+        "value_serializer": "raw",
+    }
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        return App(group, **(settings_of_app | options))
+
+
+def raw_topic(app: faust.App, name: str, **options: Any) -> Any:
+    """A topic whose keys and values stay bytes: `value_type=bytes` alone would still decode JSON."""
+    return app.topic(name, key_type=bytes, value_type=bytes, key_serializer="raw", value_serializer="raw", **options)
+
+
+def as_event(message: Any, receipt: Any = None) -> Event:
+    """Faust's message as ours; its timestamps are float seconds."""
+    return Event(
+        partition=message.partition,
+        offset=message.offset,
+        key=message.key,
+        value=message.value,
+        headers=message.headers or (),
+        timestamp_ms=round((message.timestamp or 0) * 1000),
+        consumed_ns=time.time_ns(),
+        receipt=receipt,
+    )
+
+
+async def run_app(
+    app: faust.App, work: Callable[[], Awaitable[None]], drain: Callable[[], Awaitable[None]], stop: asyncio.Event
+) -> None:
+    """Run the app and `work` beside it until `stop` is set or one of them fails; then `drain`, if nothing failed.
+
+    Raises what failed. The app is stopped under a deadline; Faust sometimes hangs there, then the process exits.
+    """
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        app.finalize()
+    tasks = {
+        asyncio.create_task(_run_faust(app), name="faust"),
+        asyncio.create_task(_as_coroutine(work), name="work"),
+        asyncio.create_task(stop.wait(), name="stop"),
+    }
+    try:
+        done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+        for task in done:
+            task.result()
+        await drain()
+    finally:
+        await _stop(app, tasks)
+
+
+async def _run_faust(app: faust.App) -> None:
+    await app.start()
+    await app.wait_until_stopped()
+    if app.crash_reason is not None:
+        raise app.crash_reason
+    raise Fatal("Faust stopped by itself")
+
+
+async def _as_coroutine(work: Callable[[], Awaitable[None]]) -> None:
+    await work()
+
+
+async def _stop(app: faust.App, tasks: set[asyncio.Task[Any]]) -> None:
+    stopping = asyncio.ensure_future(app.stop())
+    done, _ = await asyncio.wait({stopping}, timeout=STOP_DEADLINE_S)
+    if not done:
+        log.error("Faust did not stop within %.0f s: exiting without it", STOP_DEADLINE_S)
+        os._exit(1)
+    for task in tasks:
+        task.cancel()
+    await asyncio.gather(*tasks, return_exceptions=True)
+
+
+def run_worker(main: Callable[[asyncio.Event], Awaitable[None]]) -> None:
+    """Run a worker's coroutine until SIGTERM or SIGINT. Errors of ours pass; others are logged and exit with 1."""
+
+    async def supervised() -> None:
+        stop = asyncio.Event()
+        loop = asyncio.get_running_loop()
+        for name in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(name, stop.set)
+        await main(stop)
+
+    try:
+        asyncio.run(supervised())
+    except HeadraceError:
+        raise
+    except Exception as error:
+        log.critical("stopped by %s: %s", type(error).__name__, error, exc_info=error)
+        raise SystemExit(1) from error
+
+
+def _credentials(settings: Settings) -> Any:
+    context = ssl_context(settings)
+    if settings.kafka_security_protocol.startswith("SASL"):
+        assert settings.kafka_sasl_password is not None
+        return SASLCredentials(
+            username=settings.kafka_sasl_username,
+            password=settings.kafka_sasl_password.get_secret_value(),
+            mechanism=settings.kafka_sasl_mechanism,
+            ssl_context=context,
+        )
+    return SSLCredentials(context=context) if context is not None else None

@@ -1,0 +1,204 @@
+"""Feeds records from Faust to the shards, a transaction per shard and micro-batch."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections import deque
+from collections.abc import Iterable
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import faust
+import mode
+
+from app.embed.records import by_partition
+from app.event import Event
+from app.inbox import Inbox
+from app.observe.freshness import FreshnessTraces
+from app.observe.metrics import IndexMetrics
+from app.registry import Registry
+from app.settings import Settings
+from app.shard.apply import AppliedDocument, Change
+from app.shard.shards import Shards
+from consumers.faust_app import as_event, raw_topic
+from schemas.document_change import utc
+
+log = logging.getLogger("headrace.index")
+
+MOST_RECORDS = 256  # of one transaction: about 10 ms, after which the first of them can be found
+_MOST_BYTES = 8 * 2**20
+_ANNOUNCE_S = 1.0
+_RECENT = 30
+
+
+class IndexWorker:
+    """Everything here runs in Faust's event loop; the shards' writes in one thread."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        app: faust.App,
+        epoch: str,
+        registry: Registry,
+        traces: FreshnessTraces,
+        metrics: IndexMetrics,
+        url: str,
+    ) -> None:
+        self._settings = settings
+        self._app = app
+        self._registry = registry
+        self._traces = traces
+        self._metrics = metrics
+        self._url = url
+        self._inbox = Inbox(settings.inbox_max_events)
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="shard-writer")
+        self._idle = asyncio.Event()
+        self._idle.set()
+        self.shards = Shards(settings, epoch, lambda: len(self._inbox) > 0)
+        self.recent: deque[dict[str, Any]] = deque(maxlen=_RECENT)
+        self._connect_agent()
+
+    @property
+    def ready(self) -> str | None:
+        """None when every shard of this worker has caught up, else what is in the way."""
+        if not self._app.consumer or not self._app.started:
+            return "joining the consumer group"
+        behind = [partition for partition, shard in self.shards.open.items() if not shard.ready]
+        return f"shards catching up: {behind}" if behind else None
+
+    async def run(self) -> None:
+        """Apply records and keep the registry entry alive; ends only by an error or by being cancelled."""
+        async with asyncio.TaskGroup() as group:
+            group.create_task(self._batches())
+            group.create_task(self._announce())
+
+    async def drain(self) -> None:
+        """Before the end: let the transaction in flight finish, and take the entry out of the registry."""
+        self._inbox.close()
+        await self._idle.wait()
+        await asyncio.to_thread(self._registry.withdraw, self._url)
+
+    def close(self) -> None:
+        """Close the shards."""
+        self._thread.shutdown(wait=True, cancel_futures=True)
+        self.shards.close()
+
+    def next_offset(self, partition: int) -> int | None:
+        """Where the shard's file ends; None for a new one."""
+        shard = self.shards.open.get(partition)
+        return None if shard is None else shard.next_offset
+
+    def opened(self, partition: int, end_offset: int) -> None:
+        """The topic ended there when reading started: a shard is ready once it has come so far."""
+        shard = self.shards.open.get(partition)
+        if shard is not None:
+            shard.ready_at = end_offset
+
+    def rebuild(self, partition: int, wanted: int, first: int, end: int) -> None:
+        """The topic does not hold the offset at which the shard would go on: start the shard anew."""
+        log.error(
+            "shard %d would go on at offset %d, but the topic holds %d to %d: rebuilding it from the beginning",
+            *(partition, wanted, first, end),
+        )
+        self.shards.reset(partition)
+
+    def _connect_agent(self) -> None:
+        # acks=False: progress is in the shards' files alone, Faust's own bookkeeping would cost and could lie
+        topic = raw_topic(self._app, self._settings.vectors_topic, acks=False)
+
+        async def take_in(stream: Any) -> None:
+            async for event in stream.events():
+                await self._inbox.put(as_event(event.message))
+
+        self._app.agent(topic, name="index", supervisor_strategy=mode.CrashingSupervisor)(take_in)
+        self._app.worker = self
+        # awaited before reading starts, and only there: on_partitions_assigned races with it
+        self._app.on_rebalance_complete.connect(self._open)
+        self._app.on_partitions_revoked.connect(self._revoked)
+
+    async def _open(self, app: faust.App, **_: Any) -> None:
+        partitions = {tp.partition for tp in app.consumer.assignment()}
+        await self._settle()
+        await asyncio.get_running_loop().run_in_executor(
+            self._thread, self.shards.release, set(self.shards.open) - partitions
+        )
+        await asyncio.get_running_loop().run_in_executor(self._thread, self.shards.acquire, partitions)
+        log.info("shards: %s", sorted(partitions) or "none")
+
+    async def _revoked(self, _app: faust.App, revoked: Iterable[Any], **_: Any) -> None:
+        """Every rebalance takes all partitions away first; files stay open until it is known which come back."""
+        self._inbox.drop({tp.partition for tp in revoked})
+        await self._settle()
+
+    async def _settle(self) -> None:
+        self._inbox.drop(set(self.shards.open))
+        await self._idle.wait()
+
+    async def _batches(self) -> None:
+        loop = asyncio.get_running_loop()
+        while True:
+            events = await self._inbox.take(MOST_RECORDS, _MOST_BYTES)
+            self._idle.clear()
+            try:
+                for partition, own in by_partition(events).items():
+                    await loop.run_in_executor(self._thread, self._apply, partition, own)
+            finally:
+                self._idle.set()
+
+    def _apply(self, partition: int, events: list[Event]) -> None:
+        shard = self.shards.open.get(partition)
+        if shard is None:
+            return  # taken away in the meantime: its next owner reads them
+        started_ns = time.time_ns()
+        with self._metrics.apply_seconds.time():
+            change = shard.apply(events)
+        self._tell(partition, change, started_ns)
+
+    def _tell(self, partition: int, change: Change, applied_ns: int) -> None:
+        visible_ns = time.time_ns()
+        for outcome, count in change.outcomes.items():
+            self._metrics.records.labels(outcome).inc(count)
+        for event, error in change.rejected:
+            log.error("record %d of partition %d left out: %s", event.offset, partition, error)
+        for document in change.documents:
+            stages = document.headers.stages
+            stages["applied"], stages["visible"] = applied_ns, visible_ns
+            freshness_s = self._traces.visible(document.id, document.headers, partition, document.chunks)
+            self._metrics.freshness.observe(freshness_s)
+        for document in change.documents[-_RECENT:]:
+            self.recent.append(_recent(document, partition, visible_ns))
+
+    async def _announce(self) -> None:
+        while True:
+            await asyncio.to_thread(self._registry.announce, self._url)
+            self._measure()
+            await asyncio.sleep(_ANNOUNCE_S)
+
+    def _measure(self) -> None:
+        now_ms = time.time_ns() // 1_000_000
+        for partition, shard in self.shards.open.items():
+            status = shard.status()
+            label = str(partition)
+            self._metrics.documents.labels(label).set(status.documents)
+            self._metrics.chunks.labels(label).set(status.chunks)
+            self._metrics.buffered.labels(label).set(status.buffered)
+            self._metrics.applied_offset.labels(label).set(
+                -1 if status.applied_offset is None else status.applied_offset
+            )
+            if status.as_of_ms is not None:
+                self._metrics.staleness.labels(label).set((now_ms - status.as_of_ms) / 1000)
+
+
+def _recent(document: AppliedDocument, partition: int, visible_ns: int) -> dict[str, Any]:
+    visible_ms = visible_ns // 1_000_000
+    return {
+        "id": document.id,
+        "title": document.title,
+        "op": "delete" if document.headers.kind == "delete" else "upsert",
+        "shard": partition,
+        "event_time": utc(document.headers.event_time_ms),
+        "indexed_time": utc(visible_ms),
+        "freshness_ms": max(0, visible_ms - document.headers.event_time_ms),
+    }
