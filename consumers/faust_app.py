@@ -20,6 +20,8 @@ from faust.transport.drivers import aiokafka as driver
 
 from app.event import Event
 from app.kafka.config import ssl_context
+from app.kafka.watch import KafkaWatch
+from app.redis_link import RedisLink
 from app.settings import Settings
 from schemas.errors import Fatal, HeadraceError
 
@@ -180,6 +182,11 @@ def run_worker(main: Callable[[asyncio.Event], Awaitable[None]]) -> None:
     except Exception as error:
         log.critical("stopped by %s: %s", type(error).__name__, error, exc_info=error)
         raise SystemExit(1) from error
+
+
+def services(link: RedisLink, kafka: KafkaWatch) -> dict[str, str]:
+    """For /readyz."""
+    return {"kafka": "ok" if kafka.trouble is None else "unavailable", "redis": link.state}
 
 
 def _credentials(settings: Settings) -> Any:

@@ -23,6 +23,7 @@ from producers.watch import check_watch, watch_folder
 from schemas.errors import BrokerUnavailable, Fatal, ServiceMissing
 
 _LINGER_MS = 5  # bulk: fuller requests; nobody notices 5 ms of a file
+_CONNECT_S = 5.0
 
 
 @click.command(short_help="Publish documents from files, folders, tables or stdin.")
@@ -119,7 +120,7 @@ def _connected(settings: Settings, tracing: Tracing, timeout_s: float) -> Docume
         settings, tracing=tracing, linger_ms=_LINGER_MS, delivery_timeout_ms=round(timeout_s * 1000)
     )
     try:
-        publisher.connect()
+        publisher.connect(_CONNECT_S)
     except BrokerUnavailable as error:
         publisher.close(0)
         raise ServiceMissing(

@@ -20,14 +20,14 @@ _BAR_EVERY_S = 0.1
 class Display:
     """Shows a tally. total_bytes: of the input, 0 if unknown. `advance` and `tick` are called while reading."""
 
-    def __init__(self, *, total_bytes: int, quiet: bool, every_s: float = LINE_EVERY_S) -> None:
+    def __init__(self, *, total_bytes: int, quiet: bool) -> None:
         self.tally = Tally(self._say)
         self._total_bytes = total_bytes
         self._read_bytes = 0
         self._rate = _Rate(self.tally)
         terminal = sys.stderr.isatty()
         self._lines = not quiet and not terminal
-        self._every_s = every_s if self._lines else _BAR_EVERY_S
+        self._every_s = LINE_EVERY_S if self._lines else _BAR_EVERY_S
         self._next = time.monotonic() + self._every_s
         self._bar: Progress | None = None
         self._task: TaskID | None = None

@@ -19,9 +19,9 @@ from app.embed.cache import VectorCache
 from app.embed.chunks import ChunkEmbedder, Embedded, EmbeddedBatch
 from app.embed.coalesce import coalesce
 from app.embed.events import DeadEvent, Work
-from app.event import Event
 from app.embed.records import Reach, RecordFactory, by_partition, reaches
 from app.embed.spans import BatchSpans
+from app.event import Event
 from app.kafka.producer import Position, Record
 from app.observe.metrics import EmbedMetrics
 from schemas.errors import Rejected, UnembeddableText

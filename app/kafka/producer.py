@@ -143,6 +143,7 @@ class _Batch:
 
     def __init__(self, count: int) -> None:
         self.done: Future[list[Position]] = Future()
+        self.done.set_running_or_notify_cancel()  # a cancelled future would raise in the poller and end it
         self._positions: list[Position | None] = [None] * count
         self._errors: list[Exception] = []
         self._left = count

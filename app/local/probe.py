@@ -41,9 +41,17 @@ def missing_for(ready_url: str) -> str | None:
     return None if status == 200 else _shown(body) or f"status {status}"
 
 
+def get_json(url: str) -> dict[str, Any] | None:
+    """The JSON object at a URL; None if there is none (yet)."""
+    return _object(request("GET", url))
+
+
 def search(gateway_url: str, query: str, k: int = 3) -> dict[str, Any] | None:
     """The gateway's answer to a query; None if there is none (yet)."""
-    answer = request("POST", gateway_url + "/search", {"query": query, "k": k}, timeout_s=5.0)
+    return _object(request("POST", gateway_url + "/search", {"query": query, "k": k}, timeout_s=5.0))
+
+
+def _object(answer: tuple[int, bytes] | None) -> dict[str, Any] | None:
     if answer is None or answer[0] != 200:
         return None
     found: dict[str, Any] = json.loads(answer[1])

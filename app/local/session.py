@@ -7,7 +7,7 @@ from typing import Any
 
 from app.local.children import Children
 from app.local.console import Console
-from app.local.probe import search
+from app.local.probe import get_json, search
 
 QUERY = "parse JSON text into Python objects"
 TEND_EVERY_S = 0.25
@@ -33,20 +33,17 @@ def watch(children: Children, console: Console, gateway_url: str) -> None:
     while True:
         children.tend()
         if console.is_terminal and time.monotonic() >= ask_at:
-            console.status(status_text(search(gateway_url, QUERY, k=1)))
+            console.status(status_text(get_json(gateway_url + "/status")))
             ask_at = time.monotonic() + STATUS_EVERY_S
         time.sleep(TEND_EVERY_S)
 
 
-def status_text(answer: dict[str, Any] | None) -> str:
-    """One line from the freshness of a search answer."""
-    if answer is None:
-        return "search does not answer"
-    freshness = answer["freshness"]
-    applied = [shard["applied_offset"] for shard in freshness["shards"].values()]
-    count = sum(offset + 1 for offset in applied if offset is not None)
-    behind = freshness["staleness_ms"]
-    text = f"{count:,} changes searchable"
-    text += f" · index {behind} ms behind" if behind is not None else " · index starting"
-    missing = answer.get("missing_shards")
-    return f"{text} · missing shards: {', '.join(missing)}" if missing else text
+def status_text(status: dict[str, Any] | None) -> str:
+    """One line from the gateway's /status."""
+    if status is None:
+        return "the gateway does not answer"
+    text = f"{status['documents']:,} documents, {status['chunks']:,} chunks"
+    behind_ms = status["staleness_ms"]
+    text += f" · the index is {behind_ms:,} ms behind" if behind_ms is not None else " · the index is catching up"
+    bad = [f"{row['shard']} {row['state']}" for row in status["shards"] if row["state"] != "ready"]
+    return f"{text} · shard {', '.join(bad)}" if bad else text

@@ -15,6 +15,7 @@ from app.observe.metrics import CONTENT_TYPE, exposition
 from schemas.errors import ServiceMissing
 
 Check = Callable[[], "str | None"]
+Services = Callable[[], "dict[str, str]"]
 
 
 def listen(host: str, port: int, what: str) -> socket.socket:
@@ -38,15 +39,19 @@ def json_response(value: object, status: int = 200) -> web.Response:
     return web.Response(body=orjson.dumps(value), status=status, content_type="application/json")
 
 
-def health_routes(check: Check, registry: CollectorRegistry) -> list[web.RouteDef]:
-    """/healthz (the process answers), /readyz (it does its work: 200, else 503 and the reason), /metrics."""
+def health_routes(check: Check, services: Services, registry: CollectorRegistry) -> list[web.RouteDef]:
+    """/healthz (the process answers), /readyz (it does its work: 200, else 503 and the reason), /metrics.
+
+    services: state of what the role uses; Redis may be `unavailable` while the role does its work.
+    """
 
     async def healthz(_: web.Request) -> web.Response:
         return json_response({"status": "ok"})
 
     async def readyz(_: web.Request) -> web.Response:
         reason = check()
-        return json_response({"ready": reason is None, "reason": reason}, 200 if reason is None else 503)
+        body = {"ready": reason is None, "reason": reason, "services": services()}
+        return json_response(body, 200 if reason is None else 503)
 
     async def metrics(_: web.Request) -> web.Response:
         return web.Response(body=exposition(registry), headers={"Content-Type": CONTENT_TYPE})

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import sqlite3
 import time
 from collections import deque
 from collections.abc import Callable
@@ -25,6 +26,7 @@ from schemas.errors import RequestError
 from schemas.filters import Filter, parse_filter
 
 _SEARCH_THREADS = 2
+_MOVED = {"error": "is not owned by this worker", "status": 503}
 _POLL_S = 0.05  # staleness moves with time alone, not only with transactions
 
 
@@ -113,16 +115,11 @@ class ShardServer:
     async def _search_one(self, query: ShardQuery, partition: int) -> dict[str, Any]:
         shard = self._shards.open.get(partition)
         if shard is None:
-            return {"error": "is not owned by this worker", "status": 503, "moved": True}
+            return _MOVED
         try:
             reached = await self._wait(query, shard)
             if not reached:
                 return {"error": "did not reach min_offsets or max_staleness_ms in time", "status": 504} | _freshness(
-                    shard
-                )
-            if query.parsed is not None and (unknown := shard.unknown_fields(query.parsed)):
-                known = shard.field_names()
-                return {"hits": [], "unknown_fields": sorted(unknown), "known_fields": sorted(known)} | _freshness(
                     shard
                 )
             freshness = _freshness(shard)  # before the search: the answer is at least this fresh
@@ -130,9 +127,14 @@ class ShardServer:
             hits = await loop.run_in_executor(
                 self._threads, shard.search, query.vector, query.k, query.parsed, query.fingerprint
             )
-            return {"hits": [_hit_json(hit, partition) for hit in hits]} | freshness
+            answer = {"hits": [_hit_json(hit, partition) for hit in hits]} | freshness
+            if query.parsed is not None and (unknown := shard.unknown_fields(query.parsed)):
+                answer |= {"unknown_fields": sorted(unknown), "known_fields": sorted(shard.field_names())}
+            return answer
         except RequestError as error:
             return {"error": str(error), "status": error.status}
+        except sqlite3.ProgrammingError:  # closed while it was read
+            return _MOVED
 
     async def _wait(self, query: ShardQuery, shard: Shard) -> bool:
         """Whether the shard has applied what the query asks for, in time."""

@@ -65,7 +65,7 @@ class Shard:
         self._store = ShardStore(path, epoch, settings.tombstone_retention_hours * 3_600_000)
         self._applier = Applier(self._store, epoch)
         self._index: HnswIndex | None = None
-        self._listeners: list[Callable[[], None]] = []
+        self._listeners: list[Callable[[], object]] = []
         self._listeners_lock = threading.Lock()
         self.ready_at: int | None = None
         self._load()
@@ -147,7 +147,7 @@ class Shard:
             fingerprint=progress.fingerprint,
         )
 
-    def listen(self, notify: Callable[[], None]) -> Callable[[], None]:
+    def listen(self, notify: Callable[[], object]) -> Callable[[], None]:
         """Have `notify` called after every transaction, in the writer's thread; returns what ends it."""
         with self._listeners_lock:
             self._listeners.append(notify)

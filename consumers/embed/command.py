@@ -18,6 +18,7 @@ from app.embed.records import RecordFactory
 from app.embed.spans import BatchSpans
 from app.kafka.producer import RecordProducer
 from app.kafka.start import check_kafka
+from app.kafka.watch import KafkaWatch
 from app.model.chunker import Chunker
 from app.model.load import load_embedder
 from app.observe.http import HttpThread, health_routes, listen
@@ -27,7 +28,7 @@ from app.observe.tracing import Tracing
 from app.redis_link import RedisLink
 from app.settings import Settings, load_settings
 from consumers.embed.worker import EmbedWorker
-from consumers.faust_app import WorkerConsumer, make_app, run_app, run_worker
+from consumers.faust_app import WorkerConsumer, make_app, run_app, run_worker, services
 
 log = logging.getLogger("headrace.embed")
 
@@ -75,10 +76,11 @@ async def _run(settings: Settings, stop: asyncio.Event) -> None:
     )
     # round robin: the partitions of this group carry no state, so it does not matter who has them
     app = make_app(settings, settings.embed_group, WorkerConsumer, table_standby_replicas=0)
-    worker = EmbedWorker(settings, app, pipeline, records, producer, metrics)
+    kafka = KafkaWatch(producer, settings.brokers)
+    worker = EmbedWorker(settings, app, pipeline, records, producer, kafka, metrics)
     metrics.redis_failures.set_function(lambda: float(link.failures))
     application = web.Application()
-    application.add_routes(health_routes(lambda: worker.ready, metrics.registry))
+    application.add_routes(health_routes(lambda: worker.ready, lambda: services(link, kafka), metrics.registry))
     http = HttpThread(application, bound)
     http.start()
     log.info("embed worker of %s: /readyz on %s:%d", settings.collection, settings.embed_host, http.port)

@@ -17,6 +17,7 @@ from app.embed.records import Reach, RecordFactory
 from app.event import Event
 from app.inbox import Inbox
 from app.kafka.producer import RecordProducer
+from app.kafka.watch import KafkaWatch
 from app.observe.metrics import EmbedMetrics
 from app.settings import Settings
 from consumers.faust_app import WorkerConsumer, as_event, raw_topic
@@ -39,6 +40,7 @@ class EmbedWorker:
         pipeline: EmbedPipeline,
         records: RecordFactory,
         producer: RecordProducer,
+        kafka: KafkaWatch,
         metrics: EmbedMetrics,
     ) -> None:
         self._settings = settings
@@ -46,6 +48,7 @@ class EmbedWorker:
         self._pipeline = pipeline
         self._records = records
         self._producer = producer
+        self._kafka = kafka
         self._metrics = metrics
         self._inbox = Inbox(settings.inbox_max_events)
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="embed-pipeline")
@@ -62,13 +65,14 @@ class EmbedWorker:
         """None when the worker does its work, else what is in the way."""
         if not self._app.consumer or not self._app.started:
             return "joining the consumer group"
-        return self.trouble
+        return self.trouble or self._kafka.trouble
 
     async def run(self) -> None:
         """The batch loop and the watermarks; ends only by an error or by being cancelled."""
         async with asyncio.TaskGroup() as group:
             group.create_task(self._batches())
             group.create_task(self._watermarks())
+            group.create_task(self._kafka.run())
 
     async def drain(self) -> None:
         """Before the end: let the batch in flight finish, then commit. At most DRAIN_S."""

@@ -13,6 +13,7 @@ from aiohttp import web
 from app.cli.options import setting_flags
 from app.kafka.producer import RecordProducer
 from app.kafka.start import check_kafka
+from app.kafka.watch import KafkaWatch
 from app.observe.freshness import FreshnessTraces
 from app.observe.http import HttpThread, health_routes, listen
 from app.observe.logs import set_up_logs
@@ -22,7 +23,7 @@ from app.redis_link import RedisLink
 from app.registry import Registry
 from app.settings import Settings, load_settings
 from app.shard.serve import ShardServer
-from consumers.faust_app import make_app, run_app, run_worker
+from consumers.faust_app import make_app, run_app, run_worker, services
 from consumers.index.consumer import ShardConsumer
 from consumers.index.worker import IndexWorker
 
@@ -53,21 +54,23 @@ async def _run(settings: Settings, stop: asyncio.Event) -> None:
     link.require()
     probe = RecordProducer(settings, f"{settings.collection}-index")
     topics = await asyncio.to_thread(check_kafka, settings, probe)
-    probe.close()
     tracing = Tracing(settings, "index")
     url = settings.index_url or f"http://{settings.index_host}:{bound.getsockname()[1]}"
     # Faust's own assignor is sticky: shards stay where their files are
     app = make_app(settings, settings.index_group, ShardConsumer, canonical_url=url)
     traces = FreshnessTraces(tracing, settings.vectors_topic, settings.freshness_objective_ms)
     registry = Registry(link, settings.collection)
-    worker = IndexWorker(settings, app, topics.epoch, registry, traces, metrics, url)
+    kafka = KafkaWatch(probe, settings.brokers)
+    worker = IndexWorker(settings, app, topics.epoch, registry, traces, kafka, metrics, url)
 
     def describe() -> dict[str, Any]:
         return {"url": url, "replica": settings.replica, "partitions": topics.partitions}
 
     server = ShardServer(worker.shards, worker.recent, describe, metrics)
     application = web.Application(client_max_size=settings.max_request_bytes)
-    application.add_routes([*health_routes(lambda: worker.ready, metrics.registry), *server.routes()])
+    application.add_routes(
+        [*health_routes(lambda: worker.ready, lambda: services(link, kafka), metrics.registry), *server.routes()]
+    )
     http = HttpThread(application, bound)
     http.start()
     log.info("index worker of %s, replica %s: %s", settings.collection, settings.replica, url)
@@ -77,5 +80,6 @@ async def _run(settings: Settings, stop: asyncio.Event) -> None:
         http.close()
         server.close()
         worker.close()
+        probe.close()
         tracing.close()
         link.close()

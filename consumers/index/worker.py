@@ -16,6 +16,7 @@ import mode
 from app.embed.records import by_partition
 from app.event import Event
 from app.inbox import Inbox
+from app.kafka.watch import KafkaWatch
 from app.observe.freshness import FreshnessTraces
 from app.observe.metrics import IndexMetrics
 from app.registry import Registry
@@ -43,6 +44,7 @@ class IndexWorker:
         epoch: str,
         registry: Registry,
         traces: FreshnessTraces,
+        kafka: KafkaWatch,
         metrics: IndexMetrics,
         url: str,
     ) -> None:
@@ -50,6 +52,7 @@ class IndexWorker:
         self._app = app
         self._registry = registry
         self._traces = traces
+        self._kafka = kafka
         self._metrics = metrics
         self._url = url
         self._inbox = Inbox(settings.inbox_max_events)
@@ -66,13 +69,14 @@ class IndexWorker:
         if not self._app.consumer or not self._app.started:
             return "joining the consumer group"
         behind = [partition for partition, shard in self.shards.open.items() if not shard.ready]
-        return f"shards catching up: {behind}" if behind else None
+        return f"shards catching up: {behind}" if behind else self._kafka.trouble
 
     async def run(self) -> None:
         """Apply records and keep the registry entry alive; ends only by an error or by being cancelled."""
         async with asyncio.TaskGroup() as group:
             group.create_task(self._batches())
             group.create_task(self._announce())
+            group.create_task(self._kafka.run())
 
     async def drain(self) -> None:
         """Before the end: let the transaction in flight finish, and take the entry out of the registry."""

@@ -23,6 +23,12 @@ SLEEPER = "import signal; print('up', flush=True); signal.pause()"
 STUBBORN = (
     "import signal; signal.signal(signal.SIGTERM, signal.SIG_IGN); print('up', flush=True)\nwhile 1: signal.pause()"
 )
+TELLING = """
+import signal, sys
+signal.signal(signal.SIGTERM, lambda *_: sys.exit(print(sys.argv[1], "stops")))
+print("up", sys.argv[1], flush=True)
+while 1: signal.pause()
+"""
 READY_LATER = """
 import http.server, sys
 class Answer(http.server.BaseHTTPRequestHandler):
@@ -40,8 +46,10 @@ http.server.HTTPServer(("127.0.0.1", int(sys.argv[1])), Answer).serve_forever()
 class Clock:
     def __init__(self) -> None:
         self.now = 1000.0
+        self.step_s = 0.0
 
     def __call__(self) -> float:
+        self.now += self.step_s
         return self.now
 
 
@@ -116,15 +124,11 @@ def test_a_child_that_is_never_ready_is_named_with_its_own_reason(stage: Stage) 
     port = free_port()
     never = READY_LATER.replace("Answer.asked > 3", "False")
     stage.start("embed", never, str(port), ready_url=f"http://127.0.0.1:{port}/readyz")
-    eventually(lambda: "loading the model" in str(_missing(stage)))
+    stage.clock.step_s = 1.0  # a second passes at every look at the clock, so that 20 of them are soon over
 
-    stage.clock.now = float("inf")
-    with pytest.raises(ServiceMissing, match="embed: loading the model"):
-        Children.wait_ready(stage.children, within_s=-1)
-
-
-def _missing(stage: Stage) -> dict[str, str]:
-    return stage.children._missing()
+    with pytest.raises(ServiceMissing, match="not ready after 20 s: embed: loading the model"):
+        stage.children.wait_ready(within_s=20)
+    assert "waiting for embed: loading the model" in stage.out.getvalue()
 
 
 def test_a_child_that_ends_before_it_is_ready_is_an_error_with_its_last_line(stage: Stage) -> None:
@@ -136,8 +140,7 @@ def test_a_child_that_ends_before_it_is_ready_is_an_error_with_its_last_line(sta
 
 def test_children_stop_in_reverse_order(stage: Stage) -> None:
     for name in ("embed", "index", "search"):
-        code = f"import signal, sys; signal.signal(15, lambda *_: sys.exit(print('{name} stops'))); print('up {name}', flush=True)\nwhile 1: signal.pause()"
-        stage.start(name, code)
+        stage.start(name, TELLING, name)
         eventually(lambda name=name: stage.said(f"up {name}"))
 
     stage.children.stop()

@@ -19,7 +19,8 @@ from tests.services_local import is_alive, kafka_or_skip
 def test_acknowledged_records_are_there_after_kill_and_restart(tmp_path: Path) -> None:
     with LocalKafka(tmp_path, home=kafka_or_skip()) as kafka:
         settings = {"bootstrap.servers": kafka.address, "log_level": 0}
-        AdminClient(settings).create_topics([NewTopic("t", 1, 1)])["t"].result(10)
+        admin = AdminClient(settings)  # its futures fail when it is forgotten
+        admin.create_topics([NewTopic("t", 1, 1)])["t"].result(10)
         producer = Producer({**settings, "acks": "all"})
         for number in range(100):
             producer.produce("t", value=b"%d" % number)

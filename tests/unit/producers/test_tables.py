@@ -116,7 +116,12 @@ def test_parquet_keeps_the_types_of_its_columns(tmp_path: Path) -> None:
     first, second = good(read_parquet(path, fields, advance))
     assert (first.id, first.text, first.event_time) == ("1", "one\x00", 1769860800000)
     assert first.metadata == {
-        "year": 2020, "score": 0.5, "flag": True, "tags": ["a", "b"], "day": "2026-01-31", "price": 1.5
+        "year": 2020,
+        "score": 0.5,
+        "flag": True,
+        "tags": ["a", "b"],
+        "day": "2026-01-31",
+        "price": 1.5,
     }
     assert second.text == "два"
     assert "year" not in second.metadata

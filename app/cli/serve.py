@@ -1,0 +1,77 @@
+"""`headrace serve`: builds the parts of a search gateway and runs it."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import signal
+from typing import Any
+
+import aiohttp
+import click
+from aiohttp import web
+
+from app.cli.options import setting_flags
+from app.gateway.directory import Directory
+from app.gateway.fanout import Fanout
+from app.gateway.queries import QueryEmbedder
+from app.gateway.server import Gateway
+from app.model.load import load_embedder
+from app.observe.http import listen
+from app.observe.logs import set_up_logs
+from app.observe.metrics import GatewayMetrics
+from app.redis_link import RedisLink
+from app.registry import Registry
+from app.settings import Settings, load_settings
+from schemas.errors import SettingsError
+
+log = logging.getLogger("headrace.gateway")
+
+_STOP_S = 5.0
+
+
+@click.command()
+@setting_flags("collection", "redis_url", "index_urls", "model", "runtime", "precision", "host", "port", "log_level")
+def serve(**flags: Any) -> None:
+    """Run a search gateway: the HTTP API, its page at / and its description at /docs.
+
+    Finds the index workers in Redis, or where --index-urls says. Runs until SIGTERM or Ctrl-C.
+    """
+    settings = load_settings(**flags)
+    set_up_logs(settings)
+    if settings.redis_url is None and not settings.index_urls:
+        raise SettingsError("without Redis the gateway needs HEADRACE_INDEX_URLS, e.g. http://127.0.0.1:8081")
+    asyncio.run(_run(settings))
+
+
+async def _run(settings: Settings) -> None:
+    """Start in the order of dependency, stop in reverse."""
+    metrics = GatewayMetrics()
+    bound = listen(settings.host, settings.port, "the gateway")
+    link = RedisLink(settings)
+    link.require()
+    embedder = await asyncio.to_thread(
+        load_embedder, settings.model, settings.runtime, settings.precision, settings.model_threads
+    )
+    stop = asyncio.Event()
+    for name in (signal.SIGTERM, signal.SIGINT):
+        asyncio.get_running_loop().add_signal_handler(name, stop.set)
+    queries = QueryEmbedder(embedder, settings.query_cache_entries, metrics)
+    connector = aiohttp.TCPConnector(limit=0, keepalive_timeout=60)
+    async with aiohttp.ClientSession(connector=connector) as session:
+        directory = Directory(Registry(link, settings.collection), settings.index_urls, session)
+        fanout = Fanout(directory, session, settings.shard_timeout_ms)
+        gateway = Gateway(settings, directory, fanout, queries, lambda: link.state, metrics)
+        runner = web.AppRunner(gateway.application(), access_log=None, shutdown_timeout=_STOP_S)
+        await runner.setup()
+        await web.SockSite(runner, bound).start()
+        log.info("serving %s on http://%s:%d", settings.collection, *bound.getsockname()[:2])
+        polling = asyncio.create_task(directory.run())
+        stopping = asyncio.create_task(stop.wait())
+        done, _ = await asyncio.wait({polling, stopping}, return_when=asyncio.FIRST_COMPLETED)
+        polling.cancel()
+        await runner.cleanup()
+        queries.close()
+        if polling in done:
+            polling.result()
+    link.close()

@@ -1,0 +1,97 @@
+"""Which index worker answers for which shard: asked of the workers every second, found in Redis or by settings."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import aiohttp
+import orjson
+
+from app.registry import Registry
+
+log = logging.getLogger("headrace.gateway")
+
+POLL_S = 1.0
+_ASK_TIMEOUT_S = 1.0
+_FORGET_AFTER_POLLS = 60
+
+
+@dataclass(slots=True)
+class Worker:
+    """An index worker as it last described itself. missed: polls since it last answered."""
+
+    url: str
+    replica: str = ""
+    partitions: int = 0
+    shards: dict[int, dict[str, Any]] = field(default_factory=dict)
+    recent: list[dict[str, Any]] = field(default_factory=list)
+    missed: int = 0
+
+
+class Directory:
+    """The last known map; kept while Redis or workers are away. Lives in the gateway's event loop."""
+
+    def __init__(self, registry: Registry, urls: Sequence[str], session: aiohttp.ClientSession) -> None:
+        self._registry = registry
+        self._static = tuple(urls)
+        self._session = session
+        self._refreshing: asyncio.Task[None] | None = None
+        self.workers: dict[str, Worker] = {}
+
+    @property
+    def partitions(self) -> int:
+        """How many shards there are, as the workers say; 0 while none is known."""
+        return max((worker.partitions for worker in self.workers.values()), default=0)
+
+    def owners(self, partition: int) -> list[Worker]:
+        """The workers that have a shard, the best to ask first: answering, ready, least stale."""
+        owners = [worker for worker in self.workers.values() if partition in worker.shards]
+
+        def preference(worker: Worker) -> tuple[bool, bool, int]:
+            shard = worker.shards[partition]
+            return worker.missed > 0, shard["state"] != "ready", -(shard["as_of_ms"] or 0)
+
+        return sorted(owners, key=preference)
+
+    async def run(self) -> None:
+        """Refresh for ever."""
+        while True:
+            await self.refresh()
+            await asyncio.sleep(POLL_S)
+
+    async def refresh(self) -> None:
+        """Ask everybody now; callers at the same time share one round."""
+        if self._refreshing is None or self._refreshing.done():
+            self._refreshing = asyncio.create_task(self._refresh())
+        await asyncio.shield(self._refreshing)
+
+    async def _refresh(self) -> None:
+        registered = await asyncio.to_thread(self._registry.urls)
+        for url in {*self._static, *(registered or ())} - set(self.workers):
+            self.workers[url] = Worker(url)
+        await asyncio.gather(*(self._ask(worker) for worker in list(self.workers.values())))
+        for worker in list(self.workers.values()):
+            withdrawn = registered is not None and worker.url not in registered and worker.url not in self._static
+            if worker.missed and (withdrawn or worker.missed > _FORGET_AFTER_POLLS) and worker.url not in self._static:
+                del self.workers[worker.url]
+
+    async def _ask(self, worker: Worker) -> None:
+        try:
+            timeout = aiohttp.ClientTimeout(total=_ASK_TIMEOUT_S)
+            async with self._session.get(f"{worker.url}/shards", timeout=timeout) as response:
+                answer = orjson.loads(await response.read())
+        except (aiohttp.ClientError, TimeoutError, orjson.JSONDecodeError) as error:
+            if worker.missed == 0:
+                log.warning("index worker %s does not answer: %s", worker.url, error or type(error).__name__)
+            worker.missed += 1
+            return
+        if worker.missed:
+            log.info("index worker %s answers again", worker.url)
+        worker.missed = 0
+        worker.replica, worker.partitions = answer["replica"], answer["partitions"]
+        worker.shards = {shard["partition"]: shard for shard in answer["shards"]}
+        worker.recent = answer["recent"]

@@ -1,0 +1,177 @@
+"""One question to all shards: grouped by worker, retried at another owner, complete or saying what is missing."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from typing import Any
+
+import aiohttp
+import numpy as np
+import orjson
+from numpy.typing import NDArray
+
+from app.gateway.directory import Directory, Worker
+from schemas.errors import BadRequest, NotServing, RequestError, WaitTimeout
+from schemas.search import SearchRequest
+
+_ATTEMPTS = 2
+
+
+@dataclass(slots=True)
+class Gathered:
+    """shards: what each answering shard said. missing: the others, and why."""
+
+    shards: dict[int, dict[str, Any]] = field(default_factory=dict)
+    missing: dict[int, str] = field(default_factory=dict)
+
+
+class Fanout:
+    """Asks the index workers. shard_timeout_ms: beyond what it was asked to wait, a worker has this long."""
+
+    def __init__(self, directory: Directory, session: aiohttp.ClientSession, shard_timeout_ms: int) -> None:
+        self._directory = directory
+        self._session = session
+        self._shard_timeout_ms = shard_timeout_ms
+
+    async def search(self, request: SearchRequest, vector: NDArray[np.float32], fingerprint: str | None) -> Gathered:
+        """Ask every shard once, and again elsewhere if it has moved.
+
+        Raises NotServing if no worker is known or none answers, WaitTimeout if a shard did not come as far as the
+        request demands, BadRequest if the shards refuse it.
+        """
+        if not self._directory.partitions:
+            await self._directory.refresh()
+        if not self._directory.partitions:
+            raise NotServing("no index worker is known; start one with `headrace index` (see /readyz)")
+        body = self._body(request, vector, fingerprint)
+        timeout_s = self._timeout_s(request)
+        gathered = Gathered()
+        tried: dict[int, set[str]] = {}
+        for attempt in range(_ATTEMPTS):
+            open_shards = [p for p in range(self._directory.partitions) if p not in gathered.shards]
+            await self._round(open_shards, body, timeout_s, tried, gathered)
+            if not gathered.missing:
+                break
+            if attempt == 0:
+                await self._directory.refresh()
+                tried.clear()
+        self._check(request, gathered)
+        return gathered
+
+    async def document(self, document_id: str) -> list[dict[str, Any]]:
+        """What each worker holds under the id. Raises NotServing if a shard cannot be asked and none has it."""
+        workers = {
+            owners[0].url: owners[0] for p in range(self._directory.partitions) if (owners := self._directory.owners(p))
+        }
+        answers = await asyncio.gather(*(self._ask_document(worker, document_id) for worker in workers.values()))
+        found = [answer for answer in answers if answer and answer["document"] is not None]
+        silent = [worker.url for worker, answer in zip(workers.values(), answers, strict=True) if answer is None]
+        if not found and (silent or not workers):
+            raise NotServing(f"cannot tell: no answer from {', '.join(silent) or 'any index worker'}")
+        return found
+
+    async def _round(
+        self,
+        shards: Iterable[int],
+        body: dict[str, Any],
+        timeout_s: float,
+        tried: dict[int, set[str]],
+        gathered: Gathered,
+    ) -> None:
+        groups: dict[str, list[int]] = {}
+        for shard in shards:
+            owner = next((w for w in self._directory.owners(shard) if w.url not in tried.get(shard, ())), None)
+            if owner is None:
+                gathered.missing.setdefault(shard, "no index worker has it")
+            else:
+                tried.setdefault(shard, set()).add(owner.url)
+                groups.setdefault(owner.url, []).append(shard)
+        asked = groups.items()
+        answers = await asyncio.gather(*(self._ask(url, body | {"shards": own}, timeout_s) for url, own in asked))
+        for (url, own), answer in zip(asked, answers, strict=True):
+            for shard in own:
+                self._sort_in(shard, url, answer, gathered)
+
+    @staticmethod
+    def _sort_in(shard: int, url: str, answer: dict[str, Any] | str, gathered: Gathered) -> None:
+        if isinstance(answer, str):
+            gathered.missing[shard] = f"{url}: {answer}"
+            return
+        said = answer["shards"][str(shard)]
+        if said.get("status") == 503:
+            gathered.missing[shard] = f"{url}: {said['error']}"
+        else:
+            gathered.shards[shard] = said
+            gathered.missing.pop(shard, None)
+
+    async def _ask(self, url: str, body: dict[str, Any], timeout_s: float) -> dict[str, Any] | str:
+        try:
+            async with self._session.post(
+                f"{url}/shards/search", data=orjson.dumps(body), timeout=aiohttp.ClientTimeout(total=timeout_s)
+            ) as response:
+                if response.status != 200:
+                    return f"answered with status {response.status}"
+                answer: dict[str, Any] = orjson.loads(await response.read())
+                return answer
+        except TimeoutError:
+            return f"no answer within {timeout_s * 1000:.0f} ms"
+        except (aiohttp.ClientError, orjson.JSONDecodeError) as error:
+            return str(error) or type(error).__name__
+
+    async def _ask_document(self, worker: Worker, document_id: str) -> dict[str, Any] | None:
+        try:
+            timeout = aiohttp.ClientTimeout(total=self._shard_timeout_ms / 1000)
+            url = f"{worker.url}/shards/document"
+            async with self._session.get(url, params={"id": document_id}, timeout=timeout) as response:
+                answer: dict[str, Any] = orjson.loads(await response.read())
+                return answer
+        except (aiohttp.ClientError, TimeoutError, orjson.JSONDecodeError):
+            return None
+
+    @staticmethod
+    def _body(request: SearchRequest, vector: NDArray[np.float32], fingerprint: str | None) -> dict[str, Any]:
+        return {
+            "vector": base64.b64encode(vector.tobytes()).decode(),
+            "fingerprint": fingerprint,
+            "k": request.k,
+            "filter": request.filter,
+            "min_offsets": request.min_offsets or {},
+            "max_staleness_ms": request.max_staleness_ms,
+            "timeout_ms": request.timeout_ms,
+        }
+
+    def _timeout_s(self, request: SearchRequest) -> float:
+        waits = bool(request.min_offsets) or request.max_staleness_ms is not None
+        return (self._shard_timeout_ms + (request.timeout_ms if waits else 0)) / 1000
+
+    def _check(self, request: SearchRequest, gathered: Gathered) -> None:
+        unknown_shards = sorted(set(map(int, request.min_offsets or ())) - set(range(self._directory.partitions)))
+        if unknown_shards:
+            raise BadRequest(
+                f"min_offsets: there is no partition {unknown_shards[0]}; there are {self._directory.partitions}"
+            )
+        if not gathered.shards:
+            reasons = "; ".join(f"shard {shard}: {why}" for shard, why in sorted(gathered.missing.items()))
+            raise NotServing(f"no shard answers: {reasons}")
+        for shard, said in sorted(gathered.shards.items()):
+            if "error" in said:
+                raise _raised(shard, said)
+        if (request.min_offsets or request.max_staleness_ms is not None) and gathered.missing:
+            shard, why = min(gathered.missing.items())
+            raise WaitTimeout(f"shard {shard} cannot say how far it is: {why}")
+        if request.filter and not gathered.missing:
+            unknown = set.intersection(*(set(said.get("unknown_fields", ())) for said in gathered.shards.values()))
+            if unknown:
+                known = sorted(set().union(*(said["known_fields"] for said in gathered.shards.values())))
+                raise BadRequest(
+                    f"filter: no document has the field {min(unknown)!r}; there are: {', '.join(known[:50]) or 'none'}"
+                )
+
+
+def _raised(shard: int, said: dict[str, Any]) -> RequestError:
+    if said["status"] == 504:
+        return WaitTimeout(f"shard {shard} {said['error']} (applied offset: {said.get('applied_offset')})")
+    return BadRequest(said["error"])

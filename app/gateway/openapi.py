@@ -1,0 +1,115 @@
+"""The OpenAPI description, made from the schemas that the requests are checked with."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from pydantic import BaseModel
+from pydantic.json_schema import models_json_schema
+
+from schemas.search import MAX_K, SearchRequest, SearchResponse, ShardFreshness
+
+_REF = "#/components/schemas/{model}"
+
+
+class ErrorBody(BaseModel):
+    """What went wrong, in a sentence that names the field and what is accepted."""
+
+    status: int
+    message: str
+
+
+class Error(BaseModel):
+    """Every answer with a status from 400 on."""
+
+    error: ErrorBody
+
+
+class Document(BaseModel):
+    """A stored document with its offsets and times."""
+
+    id: str
+    shard: int
+    title: str | None
+    text: str
+    metadata: dict[str, Any]
+    version: int | None
+    source_offset: int
+    event_time: str
+    indexed_time: str
+    trace_id: str | None
+    freshness: ShardFreshness
+
+
+def openapi(version: str) -> dict[str, Any]:
+    """OpenAPI 3.1 of the public API."""
+    _, definitions = models_json_schema(
+        [(model, "validation") for model in (SearchRequest, SearchResponse, Document, Error)], ref_template=_REF
+    )
+    search_responses = _responses("SearchResponse", "The answer", (400, 413, 503, 504))
+    return {
+        "openapi": "3.1.0",
+        "info": {
+            "title": "Headrace",
+            "version": version,
+            "description": "Search over documents that change all day. Every answer says how fresh it is.",
+        },
+        "paths": {
+            "/search": {
+                "post": {
+                    "summary": "Search by text or by vector",
+                    "description": f"Returns up to k (at most {MAX_K}) documents, best first, by their best chunk.",
+                    "operationId": "search",
+                    "requestBody": {
+                        "required": True,
+                        "content": {
+                            "application/json": {
+                                "schema": {"$ref": "#/components/schemas/SearchRequest"},
+                                "example": {"query": "parse a date", "k": 5},
+                            }
+                        },
+                    },
+                    "responses": search_responses,
+                }
+            },
+            "/documents/{id}": {
+                "get": {
+                    "summary": "A stored document",
+                    "operationId": "document",
+                    "parameters": [{"name": "id", "in": "path", "required": True, "schema": {"type": "string"}}],
+                    "responses": _responses("Document", "The document as it is stored", (404, 503)),
+                }
+            },
+            "/status": _plain("Every shard, its state and how stale it is; what changed last"),
+            "/healthz": _plain("The process answers"),
+            "/readyz": _plain("200 when every shard can be searched, else 503 and the reason", (503,)),
+            "/metrics": _plain("Prometheus metrics"),
+        },
+        "components": {"schemas": definitions["$defs"]},
+    }
+
+
+def _responses(model: str, description: str, errors: tuple[int, ...]) -> dict[str, Any]:
+    answers: dict[str, Any] = {"200": _answer(model, description)}
+    return answers | {str(status): _answer("Error", _ERRORS[status]) for status in errors}
+
+
+def _answer(model: str, description: str) -> dict[str, Any]:
+    return {
+        "description": description,
+        "content": {"application/json": {"schema": {"$ref": f"#/components/schemas/{model}"}}},
+    }
+
+
+def _plain(summary: str, errors: tuple[int, ...] = ()) -> dict[str, Any]:
+    responses = {"200": {"description": "OK"}} | {str(status): {"description": _ERRORS[status]} for status in errors}
+    return {"get": {"summary": summary, "responses": responses}}
+
+
+_ERRORS = {
+    400: "The request is wrong; the message names the field",
+    404: "There is no such document, or it was deleted",
+    413: "The body is too large",
+    503: "No shard can answer at present",
+    504: "min_offsets or max_staleness_ms was not reached in time",
+}

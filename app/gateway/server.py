@@ -1,0 +1,148 @@
+"""The public HTTP API and the web page."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import logging
+import time
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+from typing import Any
+
+from aiohttp import web
+
+from app.gateway.answer import document_answer, search_answer
+from app.gateway.directory import Directory
+from app.gateway.fanout import Fanout
+from app.gateway.openapi import openapi
+from app.gateway.queries import QueryEmbedder, unit_vector
+from app.gateway.status import not_ready, status_body
+from app.observe.http import health_routes, json_response
+from app.observe.metrics import GatewayMetrics
+from app.settings import Settings
+from schemas.errors import NotFound, RequestError, TooLarge
+from schemas.filters import parse_filter
+from schemas.search import parse_search_request
+
+log = logging.getLogger("headrace.gateway")
+
+STATIC = Path(__file__).parent / "static"
+_HEADERS = {
+    "Content-Security-Policy": "default-src 'self'; base-uri 'none'; form-action 'self'; frame-ancestors 'none'",
+    "X-Content-Type-Options": "nosniff",
+    "Referrer-Policy": "no-referrer",
+}
+_Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
+
+
+class Gateway:
+    """Handlers; built by `headrace serve`."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        directory: Directory,
+        fanout: Fanout,
+        queries: QueryEmbedder,
+        redis_state: Callable[[], str],
+        metrics: GatewayMetrics,
+    ) -> None:
+        self._settings = settings
+        self._directory = directory
+        self._fanout = fanout
+        self._queries = queries
+        self._redis_state = redis_state
+        self._metrics = metrics
+        self._openapi = openapi(importlib.metadata.version("headrace"))
+
+    def application(self) -> web.Application:
+        """The aiohttp application."""
+        application = web.Application(middlewares=[self._respond], client_max_size=self._settings.max_request_bytes)
+        health = health_routes(
+            lambda: not_ready(self._directory), lambda: {"redis": self._redis_state()}, self._metrics.registry
+        )
+        application.add_routes(
+            [
+                *health,
+                web.post("/search", self.search),
+                web.get("/documents/{id:.+}", self.document),
+                web.get("/status", self.status),
+                web.get("/openapi.json", self.describe),
+                web.get("/", _file("index.html")),
+                web.get("/docs", _file("docs.html")),
+                web.get("/favicon.ico", _file("favicon.svg")),
+                web.static("/static", STATIC),
+            ]
+        )
+        return application
+
+    async def search(self, request: web.Request) -> web.Response:
+        """POST /search."""
+        started = time.perf_counter()
+        asked = parse_search_request(await request.read())
+        if asked.filter is not None:
+            parse_filter(asked.filter)
+        if asked.vector is not None:
+            vector, fingerprint = unit_vector(asked.vector), None
+        else:
+            vector, fingerprint = await self._queries.embed(asked.query or ""), self._queries.fingerprint
+        gathered = await self._fanout.search(asked, vector, fingerprint)
+        answer = search_answer(gathered, asked.k, asked.query, started)
+        self._metrics.search_seconds.observe(time.perf_counter() - started)
+        if answer["partial"]:
+            self._metrics.partial.inc()
+        if answer["freshness"]["staleness_ms"] is not None:
+            self._metrics.staleness.set(answer["freshness"]["staleness_ms"] / 1000)
+        return json_response(answer)
+
+    async def document(self, request: web.Request) -> web.Response:
+        """GET /documents/{id}."""
+        document_id = request.match_info["id"]
+        found = await self._fanout.document(document_id)
+        living = [answer for answer in found if not answer["deleted"]]
+        if not living:
+            raise NotFound(f"no document {document_id!r}" + (": it was deleted" if found else ""))
+        return json_response(document_answer(max(living, key=lambda answer: answer["document"]["event_time_ms"])))
+
+    async def status(self, _: web.Request) -> web.Response:
+        """GET /status."""
+        return json_response(
+            status_body(self._settings, self._directory, self._queries.fingerprint, self._redis_state())
+        )
+
+    async def describe(self, _: web.Request) -> web.Response:
+        """GET /openapi.json."""
+        return json_response(self._openapi)
+
+    @web.middleware
+    async def _respond(self, request: web.Request, handler: _Handler) -> web.StreamResponse:
+        """Errors as JSON, headers, and the count of requests by route."""
+        try:
+            response = await handler(request)
+        except RequestError as error:
+            response = _error(error.status, str(error))
+        except web.HTTPRequestEntityTooLarge:
+            limit = self._settings.max_request_bytes
+            response = _error(TooLarge.status, f"the body is larger than {limit} bytes (HEADRACE_MAX_REQUEST_BYTES)")
+        except web.HTTPException as error:
+            response = _error(error.status, f"{request.method} {request.path}: {error.reason}")
+        except Exception:
+            log.exception("%s %s failed", request.method, request.path)
+            response = _error(500, "internal error; the gateway's log has the details")
+        resource = request.match_info.route.resource
+        route = resource.canonical if resource is not None else "other"
+        self._metrics.requests.labels(route, str(response.status)).inc()
+        response.headers.update(_HEADERS)
+        return response
+
+
+def _error(status: int, message: str) -> web.Response:
+    body: dict[str, Any] = {"error": {"status": status, "message": message}}
+    return json_response(body, status)
+
+
+def _file(name: str) -> _Handler:
+    async def serve(_: web.Request) -> web.StreamResponse:
+        return web.FileResponse(STATIC / name, headers={"Cache-Control": "no-cache"})
+
+    return serve
