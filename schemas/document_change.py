@@ -74,7 +74,14 @@ class DocumentChange(BaseModel):
 
     def encode(self) -> bytes:
         """The JSON that goes on the topic, without fields at their default."""
-        return orjson.dumps(self.model_dump(exclude_defaults=True) | {"op": self.op, "id": self.id})
+        fields: dict[str, Any] = {"op": self.op, "id": self.id}
+        for name in ("text", "title", "version", "event_time"):
+            value = getattr(self, name)
+            if value is not None:
+                fields[name] = value
+        if self.metadata:
+            fields["metadata"] = self.metadata
+        return orjson.dumps(fields)
 
     @property
     def key(self) -> bytes:
@@ -95,9 +102,13 @@ def explain(error: ValidationError) -> str:
 def parse_change(fields: dict[str, Any]) -> DocumentChange:
     """A change from already decoded JSON. Raises InvalidChange with the reason."""
     try:
-        return DocumentChange.model_validate(fields)
+        change = DocumentChange.model_validate(fields)
+        change.encode()
     except ValidationError as error:
         raise InvalidChange(explain(error)) from error
+    except (UnicodeEncodeError, TypeError) as error:  # half a surrogate pair, which JSON in UTF-8 cannot carry
+        raise InvalidChange(f"not valid Unicode: {error}") from error
+    return change
 
 
 def decode_change(key: bytes | None, value: bytes | None) -> DocumentChange:

@@ -59,7 +59,11 @@ def demo(port: int | None, documents: int, keep: Path | None) -> None:
         children.start(_feed(documents, environment))
         console.step(f"publishing {documents:,} docstrings, then a change every half second")
         hit = first_hit(children, gateway_url(settings), FIRST_HIT_WITHIN_S)
-        console.step(f"first hit: {hit['title']}" if hit else "no hit yet; still trying is up to you now")
+        console.step(
+            f"first hit after {console.elapsed_s():.1f} s: {hit['title']} for '{QUERY}'"
+            if hit
+            else f"no hit within {FIRST_HIT_WITHIN_S} s; the lines above may say why"
+        )
         _greet(settings, console)
         watch(children, console, gateway_url(settings))
     console.step(f"stopped; what was kept is in {keep}" if keep else "stopped, nothing is left behind")
@@ -82,7 +86,7 @@ def _start_redis(stack: ExitStack, console: Console) -> str | None:
         console.step(f"no Redis server here, so this runs without one and repeated work is not avoided; {INSTALL}")
         return None
     server = stack.enter_context(LocalRedis(program=program))
-    console.step(f"Redis ready at {server.url} ({program})")
+    console.step(f"Redis ready at {server.url} ({program.name})")
     return server.url
 
 

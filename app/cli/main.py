@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib
 import sys
-from typing import Any
+from typing import NoReturn
 
 import click
 
@@ -45,12 +45,10 @@ def headrace() -> None:
     """
 
 
-def main(arguments: list[str] | None = None) -> Any:
+def main(arguments: list[str] | None = None) -> NoReturn:
     """Entry point of the command. Exit status: 0 done, 1 an error of ours (one line on stderr), 2 wrong usage."""
     try:
-        headrace.main(args=arguments, standalone_mode=False)
-    except click.exceptions.Exit as stop:
-        sys.exit(stop.exit_code)
+        status = headrace.main(args=arguments, standalone_mode=False)
     except click.ClickException as error:
         error.show()
         sys.exit(error.exit_code)
@@ -59,3 +57,4 @@ def main(arguments: list[str] | None = None) -> Any:
     except HeadraceError as error:
         click.echo(f"headrace: {error}", err=True)
         sys.exit(1)
+    sys.exit(status if isinstance(status, int) else 0)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import threading
 import time
@@ -57,7 +58,8 @@ class Running:
     def _start(self) -> tuple[subprocess.Popen[str], threading.Thread]:
         self._last_lines.clear()
         process = subprocess.Popen(
-            tied(self.child.command),
+            # the roles lose nothing by a kill; by SIGTERM they would wait for a broker that went with their parent
+            tied(self.child.command, signal.SIGKILL),
             env={**os.environ, "PYTHONUNBUFFERED": "1", **self.child.environment},
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,

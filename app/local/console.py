@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import sys
 import threading
 import time
@@ -55,7 +56,7 @@ class Console:
             return
         with self._lock:
             self._erase()
-            self._status = text
+            self._status = text[: shutil.get_terminal_size().columns - 1]  # a wrapped line could not be erased
             self._draw()
 
     def relay(self, name: str, line: str) -> None:

@@ -75,7 +75,7 @@ def installed_roots() -> list[tuple[Path, bool]]:
 
 
 def _mixed(roots: list[tuple[Path, bool]]) -> Iterator[tuple[Path, Path, bool]]:
-    """(root, file, stdlib) in a shuffled order that alternates between standard library and packages."""
+    """(root, file, stdlib): the well-known ones, then shuffled, alternating between standard library and packages."""
     shuffle = random.Random(SEED).shuffle  # noqa: S311
     rank = {path: position for position, path in enumerate(_FIRST)}
     sides: dict[bool, list[tuple[Path, Path, bool]]] = {True: [], False: []}
@@ -84,12 +84,18 @@ def _mixed(roots: list[tuple[Path, bool]]) -> Iterator[tuple[Path, Path, bool]]:
         shuffle(files)
         files.sort(key=lambda file: rank.get(file.relative_to(root).as_posix(), len(rank)))
         sides[stdlib].extend((root, file, stdlib) for file in files)
+    known = [item for item in sides[True] if _path(item) in rank]
+    alternating = filter(None, chain.from_iterable(zip_longest(sides[True], sides[False])))
     read = set()
-    for root, file, stdlib in filter(None, chain.from_iterable(zip_longest(sides[True], sides[False]))):
-        path = file.relative_to(root).as_posix()
-        if path not in read:  # an id is made of it
-            read.add(path)
-            yield root, file, stdlib
+    for item in chain(known, alternating):
+        if _path(item) not in read:  # an id is made of it
+            read.add(_path(item))
+            yield item
+
+
+def _path(item: tuple[Path, Path, bool]) -> str:
+    root, file, _ = item
+    return file.relative_to(root).as_posix()
 
 
 def _sources(root: Path) -> list[Path]:

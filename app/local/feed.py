@@ -7,6 +7,7 @@ writes JSON Lines could.
 from __future__ import annotations
 
 import random
+import signal
 import subprocess
 import sys
 import threading
@@ -103,7 +104,7 @@ def changes(limit: int, pause_s: float) -> Iterator[DocumentChange]:
 def feed(documents: int, pause_s: float) -> None:
     """Publish docstrings, then change some of them for ever; the settings say where to."""
     publisher = subprocess.Popen(
-        tied(headrace_command("publish", "-", "--quiet")),
+        tied(headrace_command("publish", "-", "--quiet"), signal.SIGKILL),
         stdin=subprocess.PIPE,
         stdout=subprocess.DEVNULL,  # its summary; errors go to stderr
         process_group=0,

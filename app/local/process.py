@@ -17,26 +17,27 @@ from typing import Any
 # Run by a bare interpreter that becomes the command (exec keeps the tie). A `preexec_fn` would do the same
 # between fork and exec, but Python gives no safety for that beside threads.
 _TIE = """
-import ctypes, os, signal, sys
-ctypes.CDLL(None).prctl(1, int(signal.SIGTERM))
-if os.getppid() != int(sys.argv[1]):
+import ctypes, os, sys
+parent, death, *command = sys.argv[1:]
+ctypes.CDLL(None).prctl(1, int(death))
+if os.getppid() != int(parent):
     sys.exit(143)
 try:
-    os.execvp(sys.argv[2], sys.argv[2:])
+    os.execvp(command[0], command)
 except OSError as error:
-    sys.exit(f"{sys.argv[2]}: {error.strerror}")
+    sys.exit(f"{command[0]}: {error.strerror}")
 """
 
 
-def tied(command: Sequence[str]) -> list[str]:
-    """The command, made to get SIGTERM from the kernel when its parent ends, even by kill -9.
+def tied(command: Sequence[str], death: signal.Signals = signal.SIGTERM) -> list[str]:
+    """The command, made to get the signal `death` from the kernel when its parent ends, even by kill -9.
 
     Linux only (PR_SET_PDEATHSIG); elsewhere the command as it is. The kernel's "parent" is the *thread* that
     starts the child: start it from one that lives as long as the child should.
     """
     if sys.platform != "linux":
         return list(command)
-    return [sys.executable, "-I", "-S", "-c", _TIE, str(os.getpid()), *command]
+    return [sys.executable, "-I", "-S", "-c", _TIE, str(os.getpid()), str(int(death)), *command]
 
 
 def headrace_command(*arguments: str) -> list[str]:

@@ -11,7 +11,8 @@ import orjson
 from app.settings import Settings
 
 # Libraries that report every broken connection at WARNING or worse, many times a second, while we retry anyway.
-_TALKATIVE = ("aiokafka", "faust", "mode", "aiohttp.access", "httpx", "openvino", "opentelemetry")
+_TALKATIVE = ("aiokafka", "aiohttp.access", "httpx", "openvino", "opentelemetry")
+_FAUST = ("faust", "mode", "consumers")  # it names its loggers after our modules
 
 
 class _Text(logging.Formatter):
@@ -44,4 +45,6 @@ def set_up_logs(settings: Settings) -> None:
     if settings.log_level != "debug":
         for name in _TALKATIVE:
             logging.getLogger(name).setLevel(logging.CRITICAL)
+        for name in _FAUST:
+            logging.getLogger(name).setLevel(logging.ERROR)
     logging.captureWarnings(capture=True)

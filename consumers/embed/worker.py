@@ -63,7 +63,7 @@ class EmbedWorker:
     @property
     def ready(self) -> str | None:
         """None when the worker does its work, else what is in the way."""
-        if not self._app.consumer or not self._app.started:
+        if self._app._consumer is None or not self._app.started:  # `consumer` would make one, in the wrong loop
             return "joining the consumer group"
         return self.trouble or self._kafka.trouble
 
@@ -111,7 +111,7 @@ class EmbedWorker:
             await asyncio.wait_for(self._idle.wait(), DRAIN_S)
         except TimeoutError:
             log.warning("the batch in flight did not finish within %.0f s: it will be done again", DRAIN_S)
-        if self._app.consumer:
+        if self._app._consumer is not None:
             await self._app.consumer.commit()
 
     async def _batches(self) -> None:

@@ -66,7 +66,7 @@ class IndexWorker:
     @property
     def ready(self) -> str | None:
         """None when every shard of this worker has caught up, else what is in the way."""
-        if not self._app.consumer or not self._app.started:
+        if self._app._consumer is None or not self._app.started:  # `consumer` would make one, in the wrong loop
             return "joining the consumer group"
         behind = [partition for partition, shard in self.shards.open.items() if not shard.ready]
         return f"shards catching up: {behind}" if behind else self._kafka.trouble
