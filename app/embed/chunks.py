@@ -9,9 +9,9 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from app.embed.cache import VectorCache
+from app.embed.cache import TextCache
 from app.embed.events import Work
-from app.model.chunker import Chunk, Chunker
+from app.model.chunker import Chunk, Chunker, Cut
 from app.model.embedder import Embedder
 from app.observe.metrics import EmbedMetrics
 from schemas.errors import EmbedderUnavailable, Retriable, UnembeddableText
@@ -29,19 +29,33 @@ class Embedded:
 
 @dataclass(frozen=True, slots=True)
 class EmbeddedBatch:
-    """results: one per document, in order. fresh: what the model computed, by cache key, to be remembered later."""
+    """results: one per document, in order. vectors, cuts: what had to be computed, by cache key, to be kept later."""
 
     results: list[Embedded | UnembeddableText]
-    fresh: dict[bytes, NDArray[np.float16]]
+    vectors: dict[bytes, bytes]
+    cuts: dict[bytes, bytes]
+
+
+@dataclass(frozen=True, slots=True)
+class Caches:
+    """vectors: float16 by the text of a chunk. cuts: by title and text of a document, see `_encode_cut`."""
+
+    vectors: TextCache
+    cuts: TextCache
+
+    def keep(self, batch: EmbeddedBatch) -> None:
+        """Remember what a batch had to compute."""
+        self.vectors.put(batch.vectors)
+        self.cuts.put(batch.cuts)
 
 
 class ChunkEmbedder:
     """Called by one thread at a time."""
 
-    def __init__(self, embedder: Embedder, chunker: Chunker, cache: VectorCache, metrics: EmbedMetrics) -> None:
+    def __init__(self, embedder: Embedder, chunker: Chunker, caches: Caches, metrics: EmbedMetrics) -> None:
         self._embedder = embedder
         self._chunker = chunker
-        self._cache = cache
+        self._caches = caches
         self._metrics = metrics
 
     def embed(self, works: Sequence[Work]) -> EmbeddedBatch:
@@ -49,38 +63,50 @@ class ChunkEmbedder:
 
         Raises EmbedderUnavailable: nothing is to be remembered, try the whole batch again.
         """
-        documents = [self._cut(work) for work in works]
+        documents, fresh_cuts = self._cut(works)
         texts = [chunk.embed_text for chunks in documents for chunk in chunks]
-        keys = self._cache.keys(texts)
-        known = self._cache.get(keys)
+        keys = self._caches.vectors.keys(texts)
+        known = self._caches.vectors.get(keys)
         missing = {key: text for key, text in zip(keys, texts, strict=True) if key not in known}
         self._metrics.chunks.labels("cache").inc(len(keys) - len(missing))
         self._metrics.chunks.labels("model").inc(len(missing))
-        fresh: dict[bytes, NDArray[np.float16]] = {}
+        fresh: dict[bytes, bytes] = {}
         broken: dict[bytes, UnembeddableText] = {}
-        if missing:
-            for key, result in zip(missing, self._embed_texts(list(missing.values())), strict=True):
-                if isinstance(result, UnembeddableText):
-                    broken[key] = result
-                else:
-                    fresh[key] = result
+        for key, result in zip(missing, self._embed_texts(list(missing.values())), strict=True):
+            if isinstance(result, UnembeddableText):
+                broken[key] = result
+            else:
+                fresh[key] = result.tobytes()
         vectors = known | fresh
         results: list[Embedded | UnembeddableText] = []
         position = 0
         for chunks in documents:
             own = keys[position : position + len(chunks)]
             position += len(chunks)
-            error = next((broken[key] for key in own if key in broken), None)
+            error = next((broken[key] for key in own if key in broken), None) if broken else None
             results.append(error or Embedded(chunks, self._stack([vectors[key] for key in own])))
-        return EmbeddedBatch(results, fresh)
+        return EmbeddedBatch(results, fresh, fresh_cuts)
 
-    def _cut(self, work: Work) -> list[Chunk]:
-        if work.change.op == "delete":
-            return []
-        return self._chunker.chunk(work.change.text or "", work.change.title)
+    def _cut(self, works: Sequence[Work]) -> tuple[list[list[Chunk]], dict[bytes, bytes]]:
+        """The chunks of each document, and the cuts that were not known. Finding borders means tokenising."""
+        keys = self._caches.cuts.keys([f"{work.change.title or ''}\0{work.change.text or ''}" for work in works])
+        known = self._caches.cuts.get(keys)
+        fresh: dict[bytes, bytes] = {}
+        documents: list[list[Chunk]] = []
+        for work, key in zip(works, keys, strict=True):
+            text, title = work.change.text or "", work.change.title
+            if work.change.op == "delete":
+                documents.append([])
+                continue
+            value = known.get(key)
+            cut = _decode_cut(value) if value else self._chunker.cut(text, title)
+            if not value:
+                fresh[key] = _encode_cut(cut)
+            documents.append(cut.chunks(text, title))
+        return documents, fresh
 
-    def _stack(self, vectors: list[NDArray[np.float16]]) -> NDArray[np.float16]:
-        return np.stack(vectors) if vectors else np.empty((0, self._embedder.dim), np.float16)
+    def _stack(self, vectors: list[bytes]) -> NDArray[np.float16]:
+        return np.frombuffer(b"".join(vectors), np.float16).reshape(-1, self._embedder.dim)
 
     def _embed_texts(self, texts: list[str]) -> list[NDArray[np.float16] | UnembeddableText]:
         """One result per text; a text that breaks the model is found by bisection."""
@@ -120,3 +146,13 @@ class ChunkEmbedder:
         finally:
             self._metrics.model_calls.inc()
             self._metrics.model_seconds.inc(time.perf_counter() - started)
+
+
+def _encode_cut(cut: Cut) -> bytes:
+    """Unsigned 32-bit numbers: code points of the title, then start and end of each span."""
+    return np.array([cut.title_chars, *(border for span in cut.spans for border in span)], "<u4").tobytes()
+
+
+def _decode_cut(value: bytes) -> Cut:
+    title_chars, *borders = np.frombuffer(value, "<u4").tolist()
+    return Cut(title_chars, tuple(zip(borders[::2], borders[1::2], strict=True)))

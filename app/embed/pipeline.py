@@ -15,8 +15,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from app.embed.applied import AppliedState, AppliedStore, Verdict, judge, short_fingerprint, state_after
-from app.embed.cache import VectorCache
-from app.embed.chunks import ChunkEmbedder, Embedded, EmbeddedBatch
+from app.embed.chunks import Caches, ChunkEmbedder, Embedded, EmbeddedBatch
 from app.embed.coalesce import coalesce
 from app.embed.events import DeadEvent, Work
 from app.embed.records import Reach, RecordFactory, by_partition, reaches
@@ -58,7 +57,7 @@ class EmbedPipeline:
     def __init__(
         self,
         chunks: ChunkEmbedder,
-        cache: VectorCache,
+        caches: Caches,
         applied: AppliedStore,
         records: RecordFactory,
         producer: Producer,
@@ -69,7 +68,7 @@ class EmbedPipeline:
         max_record_bytes: int,
     ) -> None:
         self._chunks = chunks
-        self._cache = cache
+        self._caches = caches
         self._applied = applied
         self._records = records
         self._producer = producer
@@ -104,7 +103,7 @@ class EmbedPipeline:
             trace.dead_letters(dead)
             broken = {work.document for work, _ in failed}
             self._remember([pair for pair in compared.remembered if pair[0].document not in broken], ours)
-            self._cache.put(embedded.fresh)
+            self._caches.keep(embedded)
             return ours
 
     def _compare(self, works: list[Work]) -> Compared:

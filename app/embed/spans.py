@@ -38,7 +38,7 @@ class BatchTrace:
             chunk_count = sum(len(result.chunks) for result in batch.results if not isinstance(result, Exception))
             self._span.set_attribute("headrace.batch.documents", len(works))
             self._span.set_attribute("headrace.batch.chunks", chunk_count)
-            self._span.set_attribute("headrace.batch.chunks_embedded", len(batch.fresh))
+            self._span.set_attribute("headrace.batch.chunks_embedded", len(batch.vectors))
 
     def dead_letters(self, dead: Iterable[DeadEvent]) -> None:
         """An error event for each dead letter: always, not one in N."""

@@ -41,6 +41,22 @@ class Chunk:
     embed_text: str
 
 
+@dataclass(frozen=True, slots=True)
+class Cut:
+    """How a document is cut: a pure function of its title, its text and the chunker, worth keeping.
+
+    title_chars: how much of the title, in code points, goes before each chunk. spans: see Chunk.
+    """
+
+    title_chars: int
+    spans: tuple[tuple[int, int], ...]
+
+    def chunks(self, text: str, title: str | None) -> list[Chunk]:
+        """The chunks of the document that was cut."""
+        head = (title or "").strip()[: self.title_chars]
+        return [Chunk(start, end, "\n".join(filter(None, (head, text[start:end])))) for start, end in self.spans]
+
+
 class Chunker:
     """Cuts documents for one model. Holds no state between calls; safe to call from several threads."""
 
@@ -52,31 +68,37 @@ class Chunker:
             raise ValueError(f"max_chunk_tokens must be at least {_MIN_BUDGET_TOKENS}, not {self._max_tokens}")
 
     def chunk(self, text: str, title: str | None) -> list[Chunk]:
-        """Chunks in the order of the text.
+        """`cut`, and the chunks of it."""
+        return self.cut(text, title).chunks(text, title)
+
+    def cut(self, text: str, title: str | None) -> Cut:
+        """Spans in the order of the text.
 
         Spans do not overlap, have no white space at either end, and leave out nothing but white space. A blank text
-        gives no chunk, or, where there is a title, one chunk with an empty span. Linear in the text, about a second
-        for 1 MB. Raises UnembeddableText when text or title is not valid Unicode.
+        gives no span, or, where there is a title, one that is empty. Linear in the text, about a second for 1 MB.
+        Raises UnembeddableText when text or title is not valid Unicode.
         """
         room = self._max_tokens - self._tokenizer.special_tokens - _JOIN_TOKENS
-        head = self._head(title or "", min(_TITLE_MAX_TOKENS, room // 2))
+        head, head_tokens = self._head(title or "", min(_TITLE_MAX_TOKENS, room // 2))
         if not text or text.isspace():
-            return [Chunk(0, 0, head.rstrip("\n"))] if head else []
-        if head:
-            room -= self._tokenizer.counts([head])[0] - self._tokenizer.special_tokens
+            return Cut(len(head), ((0, 0),) if head else ())
+        room -= head_tokens
+        if text.isascii() and len(text) <= room:  # a token has at least one character
+            return Cut(len(head), ((_skip_space(text, 0), len(text.rstrip())),))
         max_code_points = max(_MAX_CODE_POINTS, _CODE_POINTS_PER_TOKEN * room)
-        pieces = self._pieces(text, head, room, max_code_points)
-        return [Chunk(start, end, head + text[start:end]) for start, end in pieces]
+        return Cut(len(head), tuple(self._pieces(text, head and head + "\n", room, max_code_points)))
 
-    def _head(self, title: str, max_tokens: int) -> str:
-        """The title with a newline, cut to `max_tokens`; empty if there is none."""
+    def _head(self, title: str, max_tokens: int) -> tuple[str, int]:
+        """The title cut to `max_tokens`, and how many tokens that is at most, with the newline after it."""
         title = title.strip()[:_TITLE_MAX_CODE_POINTS]
+        if title.isascii() and len(title) < max_tokens:
+            return title, len(title) + 1 if title else 0
         while title:
             spans = self._tokenizer.spans(title)
             if len(spans) <= max_tokens:
-                return title + "\n"
+                return title, len(spans) + 1
             title = title[: min(spans[max_tokens - 1][1], len(title) - 1)].rstrip()
-        return ""
+        return "", 0
 
     def _pieces(self, text: str, head: str, room: int, max_code_points: int) -> list[tuple[int, int]]:
         """Spans that fit. Those cut inside a word are counted again, since half a word may be more tokens."""

@@ -11,8 +11,8 @@ from aiohttp import web
 
 from app.cli.options import setting_flags
 from app.embed.applied import RedisApplied
-from app.embed.cache import VectorCache
-from app.embed.chunks import ChunkEmbedder
+from app.embed.cache import TextCache
+from app.embed.chunks import Caches, ChunkEmbedder
 from app.embed.pipeline import HEADER_ROOM_BYTES, EmbedPipeline
 from app.embed.records import RecordFactory
 from app.embed.spans import BatchSpans
@@ -60,12 +60,10 @@ async def _run(settings: Settings, stop: asyncio.Event) -> None:
     records = RecordFactory(
         settings.changes_topic, settings.vectors_topic, settings.dlq_topic, topics.epoch, embedder.fingerprint
     )
-    cache = VectorCache(
-        link, embedder.fingerprint, embedder.dim, settings.cache_memory_mb * 2**20, settings.cache_ttl_hours
-    )
+    caches = _caches(settings, link, embedder.fingerprint)
     pipeline = EmbedPipeline(
-        ChunkEmbedder(embedder, Chunker(embedder.tokenizer, settings.max_chunk_tokens), cache, metrics),
-        cache,
+        ChunkEmbedder(embedder, Chunker(embedder.tokenizer, settings.max_chunk_tokens), caches, metrics),
+        caches,
         RedisApplied(link, settings.collection, topics.epoch, settings.applied_ttl_hours),
         records,
         producer,
@@ -91,3 +89,12 @@ async def _run(settings: Settings, stop: asyncio.Event) -> None:
         tracing.close()
         link.close()
         http.close()
+
+
+def _caches(settings: Settings, link: RedisLink, fingerprint: str) -> Caches:
+    """Cuts are a tenth of the size of vectors, and depend on the size of the chunks as well."""
+    room_bytes, ttl_hours = settings.cache_memory_mb * 2**20, settings.cache_ttl_hours
+    return Caches(
+        vectors=TextCache(link, "vector", fingerprint, room_bytes * 9 // 10, ttl_hours),
+        cuts=TextCache(link, "cut", f"{fingerprint}/{settings.max_chunk_tokens}", room_bytes // 10, ttl_hours),
+    )
