@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 class Event(NamedTuple):  # the cheapest to make; there are thousands a second
     """One record read from Kafka. timestamp_ms: Kafka's. consumed_ns: when we got it.
 
+    generation: of the consumer group when it was fetched; an event of an older one will come again.
     receipt: what acknowledges it, opaque here."""
 
     partition: int
@@ -18,6 +19,7 @@ class Event(NamedTuple):  # the cheapest to make; there are thousands a second
     headers: Sequence[tuple[str, bytes | None]]
     timestamp_ms: int
     consumed_ns: int
+    generation: int = 0
     receipt: Any = None
 
     @property

@@ -47,7 +47,7 @@ class RedisLink:
             self._client.ping()
         except redis.RedisError as error:
             raise ServiceMissing(
-                f"no Redis at {_masked(self.url)} (HEADRACE_REDIS_URL): {error}. "
+                f"no Redis at {_masked(self.url)} (HEADRACE_REDIS_URL): {str(error).rstrip('.')}. "
                 "Start one, or set HEADRACE_REDIS_URL= (empty) to run without: slower, but as correct."
             ) from error
 

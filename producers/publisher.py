@@ -19,7 +19,7 @@ from app.observe.tracing import Tracing
 from app.settings import Settings, load_settings
 from producers.spans import SendSpans, finish
 from schemas.document_change import DocumentChange, parse_change
-from schemas.errors import BrokerUnavailable, Rejected, SettingsError, TopicsWrong
+from schemas.errors import BrokerUnavailable, Rejected, TopicsWrong
 
 CLIENT_ID = "headrace-publish"
 PRODUCED_HEADER = "headrace-produced"
@@ -63,12 +63,9 @@ class DocumentPublisher:
         self._spans = SendSpans(tracing, self.topic, CLIENT_ID)
         self._delivery_timeout_s = delivery_timeout_ms / 1000
         self._closed = False
-        try:
-            self._producer = RecordProducer(
-                self._settings, CLIENT_ID, linger_ms=linger_ms, delivery_timeout_ms=delivery_timeout_ms
-            )
-        except KafkaException as error:
-            raise SettingsError(f"Kafka's client refuses the settings: {error.args[0].str()}") from error
+        self._producer = RecordProducer(
+            self._settings, CLIENT_ID, linger_ms=linger_ms, delivery_timeout_ms=delivery_timeout_ms
+        )
 
     def connect(self, timeout_s: float = 5) -> None:
         """Find out at the start, not after the delivery timeout, that Kafka or the topic is missing. Optional.

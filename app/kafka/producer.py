@@ -18,7 +18,7 @@ from confluent_kafka import KafkaError, KafkaException, Message, Producer
 
 from app.kafka.config import librdkafka_config
 from app.settings import Settings
-from schemas.errors import BrokerUnavailable, Rejected
+from schemas.errors import BrokerUnavailable, Rejected, SettingsError
 
 _TOO_LARGE = (KafkaError.MSG_SIZE_TOO_LARGE, KafkaError.INVALID_MSG_SIZE)
 
@@ -56,7 +56,7 @@ class RecordProducer:
     def __init__(
         self, settings: Settings, client_id: str, *, linger_ms: float = 0, delivery_timeout_ms: int = 120_000
     ) -> None:
-        self._producer = Producer(
+        self._producer = _producer(
             librdkafka_config(settings, client_id)
             | {
                 "enable.idempotence": True,
@@ -126,9 +126,14 @@ class RecordProducer:
         """Wait for what is under way; returns how many records are still unconfirmed."""
         return int(self._producer.flush(timeout_s))
 
-    def close(self, timeout_s: float = 10) -> int:
-        """Flush and stop; returns how many records stay unconfirmed."""
+    def close(self, timeout_s: float = 5) -> int:
+        """Flush, give up what is not confirmed by then (it fails with BrokerUnavailable), stop.
+
+        Returns how many records were given up.
+        """
         left = self.flush(timeout_s)
+        self._producer.purge()
+        self._producer.poll(0)  # the reports of what was given up
         self._closed.set()
         self._poller.join(timeout=1)
         return left
@@ -165,6 +170,13 @@ class _Batch:
             )
         else:
             self.done.set_result([position for position in self._positions if position is not None])
+
+
+def _producer(config: dict[str, Any]) -> Producer:
+    try:
+        return Producer(config)
+    except KafkaException as error:  # a certificate that is not there, say
+        raise SettingsError(f"the settings of Kafka do not work: {error.args[0].str()}") from error
 
 
 def _translated(error: KafkaError) -> Exception:

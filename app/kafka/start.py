@@ -7,7 +7,7 @@ from app.kafka.topics import CollectionTopics, collection_topics
 from app.settings import Settings
 from schemas.errors import BrokerUnavailable, ServiceMissing
 
-CONNECT_S = 10.0
+CONNECT_S = 5.0
 
 
 def check_kafka(settings: Settings, producer: RecordProducer | None = None) -> CollectionTopics:

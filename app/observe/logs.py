@@ -11,8 +11,8 @@ import orjson
 from app.settings import Settings
 
 # Libraries that report every broken connection at WARNING or worse, many times a second, while we retry anyway.
-_TALKATIVE = ("aiokafka", "aiohttp.access", "httpx", "openvino", "opentelemetry")
-_FAUST = ("faust", "mode", "consumers")  # it names its loggers after our modules
+# What makes Faust stop we log ourselves; it names its loggers after our modules.
+_TALKATIVE = ("aiokafka", "faust", "mode", "consumers", "aiohttp.access", "httpx", "openvino", "opentelemetry")
 
 
 class _Text(logging.Formatter):
@@ -45,6 +45,4 @@ def set_up_logs(settings: Settings) -> None:
     if settings.log_level != "debug":
         for name in _TALKATIVE:
             logging.getLogger(name).setLevel(logging.CRITICAL)
-        for name in _FAUST:
-            logging.getLogger(name).setLevel(logging.ERROR)
     logging.captureWarnings(capture=True)

@@ -20,14 +20,16 @@ from app.kafka.producer import RecordProducer
 from app.kafka.watch import KafkaWatch
 from app.observe.metrics import EmbedMetrics
 from app.settings import Settings
-from consumers.faust_app import WorkerConsumer, as_event, raw_topic
+from consumers.faust_app import WorkerConsumer, as_event, is_current, raw_topic
 from schemas.errors import Retriable
 
 log = logging.getLogger("headrace.embed")
 
 FIRST_BACKOFF_S = 0.2
 LONGEST_BACKOFF_S = 5.0
-DRAIN_S = 25.0  # of the 60 s that the group gives a member to let go of its partitions
+REVOKE_S = 25.0  # of the 60 s that the group gives a member to let go of its partitions
+STOP_S = 10.0  # of the 30 s that supervisors usually give a process to end
+COMMIT_S = 5.0
 
 
 class EmbedWorker:
@@ -75,9 +77,9 @@ class EmbedWorker:
             group.create_task(self._kafka.run())
 
     async def drain(self) -> None:
-        """Before the end: let the batch in flight finish, then commit. At most DRAIN_S."""
+        """Before the end: let the batch in flight finish, then commit; what does not finish is done again."""
         self._inbox.close()
-        await self._settle()
+        await self._settle(STOP_S)
         self._thread.shutdown(wait=False, cancel_futures=True)
 
     def _connect_agent(self) -> None:
@@ -103,16 +105,16 @@ class EmbedWorker:
         """Awaited before the partitions go elsewhere: finish what is in flight, so that nothing is done twice."""
         gone = {tp.partition for tp in revoked}
         self._inbox.drop(gone)
-        await self._settle()
+        await self._settle(REVOKE_S)
         self._owned -= gone
 
-    async def _settle(self) -> None:
+    async def _settle(self, within_s: float) -> None:
         try:
-            await asyncio.wait_for(self._idle.wait(), DRAIN_S)
+            await asyncio.wait_for(self._idle.wait(), within_s)
+            if self._app._consumer is not None:
+                await asyncio.wait_for(self._app.consumer.commit(), COMMIT_S)
         except TimeoutError:
-            log.warning("the batch in flight did not finish within %.0f s: it will be done again", DRAIN_S)
-        if self._app._consumer is not None:
-            await self._app.consumer.commit()
+            log.warning("the batch in flight was not committed within %.0f s: it will be done again", within_s)
 
     async def _batches(self) -> None:
         while True:
@@ -133,7 +135,7 @@ class EmbedWorker:
         loop = asyncio.get_running_loop()
         backoff_s = FIRST_BACKOFF_S
         while True:
-            owned = [event for event in events if event.partition in self._owned]
+            owned = [event for event in events if event.partition in self._owned and is_current(self._app, event)]
             if not owned:
                 return []
             try:

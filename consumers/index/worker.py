@@ -23,7 +23,7 @@ from app.registry import Registry
 from app.settings import Settings
 from app.shard.apply import AppliedDocument, Change
 from app.shard.shards import Shards
-from consumers.faust_app import as_event, raw_topic
+from consumers.faust_app import as_event, is_current, raw_topic
 from schemas.document_change import utc
 
 log = logging.getLogger("headrace.index")
@@ -143,8 +143,9 @@ class IndexWorker:
     async def _batches(self) -> None:
         loop = asyncio.get_running_loop()
         while True:
-            events = await self._inbox.take(MOST_RECORDS, _MOST_BYTES)
+            taken = await self._inbox.take(MOST_RECORDS, _MOST_BYTES)
             self._idle.clear()
+            events = [event for event in taken if is_current(self._app, event)]
             try:
                 for partition, own in by_partition(events).items():
                     await loop.run_in_executor(self._thread, self._apply, partition, own)
