@@ -15,6 +15,7 @@ SCHEMA_VERSION = 1
 MAX_ID_BYTES = 1024
 MAX_METADATA_FIELDS = 64
 MAX_VERSION = 2**63 - 1
+MAX_EPOCH_MS = 253_402_300_799_999  # the last millisecond of the year 9999, where RFC 3339 ends
 
 MetadataValue = (
     bool
@@ -40,7 +41,9 @@ def _epoch_ms(value: Any) -> Any:
     return round(moment.timestamp() * 1000)
 
 
-EpochMs = Annotated[int, BeforeValidator(_epoch_ms, json_schema_input_type=int | str), Field(ge=0, le=2**53)]
+_Milliseconds = Annotated[int, Field(ge=0, le=MAX_EPOCH_MS)]
+_Rfc3339 = Annotated[str, Field(json_schema_extra={"format": "date-time"})]
+EpochMs = Annotated[_Milliseconds, BeforeValidator(_epoch_ms, json_schema_input_type=_Milliseconds | _Rfc3339)]
 
 
 class DocumentChange(BaseModel):
@@ -148,5 +151,6 @@ def json_schema() -> dict[str, Any]:
 
 
 def utc(epoch_ms: int) -> str:
-    """Ms since the epoch → RFC 3339 in UTC, with milliseconds."""
-    return datetime.fromtimestamp(epoch_ms / 1000, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+    """Ms since the epoch → RFC 3339 in UTC, with milliseconds. What no such text can say becomes the nearest it can."""
+    seconds, milliseconds = divmod(min(max(epoch_ms, 0), MAX_EPOCH_MS), 1000)  # as float it could round up to 10000
+    return f"{datetime.fromtimestamp(seconds, UTC):%Y-%m-%dT%H:%M:%S}.{milliseconds:03}Z"

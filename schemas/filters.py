@@ -10,6 +10,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
@@ -155,4 +156,6 @@ def _one_of(name: str, values: list[Any]) -> Filter:
 def _bounded(name: str, value: T) -> T:
     if isinstance(value, int) and not -(2**63) <= value < 2**63:
         raise BadRequest(f"filter.{name}: {value} does not fit in 64 bits")
+    if isinstance(value, float) and not math.isfinite(value):
+        raise BadRequest(f"filter.{name}: {value} is not a finite number")
     return value

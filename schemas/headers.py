@@ -87,13 +87,13 @@ def decode_headers(headers: Iterable[tuple[str, bytes | None]]) -> RecordHeaders
         traceparent = found.get("traceparent")
         return RecordHeaders(
             kind=kind,
-            source_partition=int(partition),
-            source_offset=int(offset),
-            through=int(found["headrace-through"]),
-            as_of_ms=int(found["headrace-as-of"]),
+            source_partition=_int64(partition),
+            source_offset=_int64(offset),
+            through=_int64(found["headrace-through"]),
+            as_of_ms=_int64(found["headrace-as-of"]),
             epoch=found["headrace-epoch"].decode(),
-            event_time_ms=int(found["headrace-event-time"]),
-            version=None if version is None else int(version),
+            event_time_ms=_int64(found["headrace-event-time"]),
+            version=None if version is None else _int64(version),
             stages=_decode_stages(found.get("headrace-stages", b"")),
             traceparent=None if traceparent is None else traceparent.decode(),
         )
@@ -105,4 +105,11 @@ def decode_headers(headers: Iterable[tuple[str, bytes | None]]) -> RecordHeaders
 
 def _decode_stages(value: bytes) -> dict[Stage, int]:
     pairs = (item.split("=", 1) for item in value.decode().split(",") if item)
-    return {name: int(time_ns) for name, time_ns in pairs if name in STAGES}
+    return {name: _int64(time_ns) for name, time_ns in pairs if name in STAGES}
+
+
+def _int64(text: bytes | str) -> int:
+    number = int(text)
+    if not -(2**63) <= number < 2**63:
+        raise ValueError(f"{number} does not fit in 64 bits")
+    return number

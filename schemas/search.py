@@ -11,6 +11,7 @@ from schemas.errors import BadRequest
 
 MAX_K = 1000
 MAX_QUERY_CHARS = 10_000
+_Int64 = Annotated[int, Field(ge=0, lt=2**63)]
 
 
 class SearchRequest(BaseModel):
@@ -27,10 +28,8 @@ class SearchRequest(BaseModel):
     k: Annotated[int, Field(strict=True, ge=1, le=MAX_K)] = 10
     mode: Literal["vector"] = "vector"
     filter: dict[str, Any] | None = None
-    min_offsets: dict[Annotated[str, StringConstraints(pattern=r"^\d{1,9}$")], Annotated[int, Field(ge=0)]] | None = (
-        None
-    )
-    max_staleness_ms: Annotated[int, Field(ge=0)] | None = None
+    min_offsets: dict[Annotated[str, StringConstraints(pattern=r"^[0-9]{1,9}$")], _Int64] | None = None
+    max_staleness_ms: _Int64 | None = None
     timeout_ms: Annotated[int, Field(ge=1, le=60_000)] = 2000
 
     @model_validator(mode="after")
