@@ -42,6 +42,7 @@ class _ConsumerThread(driver.AIOKafkaConsumerThread):  # type: ignore[misc]
         consumer = super()._create_worker_consumer(transport)
         # Faust's fixed 1500 ms lets a busy partition wait behind the long poll of the quiet ones (0.6 s gaps)
         consumer._fetch_max_wait_ms = _FETCH_MAX_WAIT_MS
+        consumer._isolation_level = "read_committed"  # what a producer's transaction took back was never a change
         return consumer
 
 

@@ -12,8 +12,10 @@ HeadraceError
 │   ├── SettingsError          a setting is missing or wrong
 │   ├── ServiceMissing         a service was not there at the start
 │   ├── TopicsWrong            topics are missing or have other settings than they need
+│   ├── RecordRefused          Kafka refuses a record as too large: stop rather than lose it
 │   ├── ModelMissing           the model cannot be found or loaded
-│   └── ShardCorrupt           a shard file is not what it says it is
+│   ├── ShardCorrupt           a shard file is not what it says it is
+│   └── FingerprintMismatch    vectors of another model arrive at a shard
 └── RequestError               the client's request is wrong or cannot be served: an HTTP status
     ├── BadRequest             400
     ├── NotFound               404
@@ -94,8 +96,16 @@ class ModelMissing(Fatal):
     """The model was not found or does not load; the message says where it was looked for."""
 
 
+class RecordRefused(Fatal):
+    """Kafka refuses a record as too large: stop rather than lose it; the message says which topic to change."""
+
+
 class ShardCorrupt(Fatal):
     """A shard file is damaged or foreign; it must be set aside and rebuilt from the vectors topic."""
+
+
+class FingerprintMismatch(Fatal):
+    """Vectors of two models cannot be compared: index the other model's into another collection."""
 
 
 class BadRequest(RequestError):

@@ -242,7 +242,7 @@ class Stack:
             return found
 
     def rewind(self, group: str) -> None:
-        """Make a consumer group, none of whose members runs, read everything again."""
+        """Make a consumer group, none of whose members runs, read all changes again."""
         partitions = [TopicPartition(self.settings.changes_topic, p, 0) for p in range(self.settings.partitions)]
         consumer = Consumer({"bootstrap.servers": self.settings.brokers, "group.id": group, "log_level": 0})
         try:

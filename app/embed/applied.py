@@ -6,7 +6,7 @@ Losing it costs time only: an event is embedded again, and the index worker drop
 from __future__ import annotations
 
 import struct
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from enum import Enum
 from hashlib import blake2b
@@ -21,19 +21,30 @@ from app.redis_link import RedisLink
 # 16 hex digits of the source offset come first: Redis compares them as text, its numbers hold only 53 bits
 _VALUE = struct.Struct(">16s q ? 16s 8s")
 _NO_VERSION = -1
+_DIGITS = 16
 
-# KEYS: documents. ARGV[1]: ms to live; ARGV[i+1]: value. Writes what is not older than what is there.
-_COMPARE_AND_SET = """
-local written = 0
-for i = 1, #KEYS do
-  local new = ARGV[i + 1]
+# KEYS: n documents, then partitions. ARGV: ms to live, n, n values, then per partition `first` and `end`.
+# A document's value is written unless a newer one is there. A partition's value is `since` and `through`: if what is
+# remembered reaches to `first` it is extended, else there is a gap, and what is known begins anew at `first`.
+_REMEMBER = """
+local n = tonumber(ARGV[2])
+for i = 1, n do
+  local new = ARGV[2 + i]
   local held = redis.call('GET', KEYS[i])
   if not held or string.sub(held, 1, 16) <= string.sub(new, 1, 16) then
     redis.call('SET', KEYS[i], new, 'PX', ARGV[1])
-    written = written + 1
   end
 end
-return written
+for j = 1, #KEYS - n do
+  local first, reached = ARGV[1 + n + 2 * j], ARGV[2 + n + 2 * j]
+  local held = redis.call('GET', KEYS[n + j])
+  local since = first
+  if held and string.sub(held, 17, 32) >= first then
+    since = string.sub(held, 1, 16)
+    if string.sub(held, 17, 32) > reached then reached = string.sub(held, 17, 32) end
+  end
+  redis.call('SET', KEYS[n + j], since .. reached, 'PX', ARGV[1])
+end
 """
 
 
@@ -58,8 +69,9 @@ class AppliedState:
     def encode(self) -> bytes:
         """The value in Redis."""
         version = _NO_VERSION if self.order.version is None else self.order.version
-        offset = b"%016x" % self.order.source_offset
-        return _VALUE.pack(offset, version, self.deleted, self.content_hash, self.fingerprint)
+        return _VALUE.pack(
+            _digits(self.order.source_offset), version, self.deleted, self.content_hash, self.fingerprint
+        )
 
     @classmethod
     def decode(cls, value: bytes) -> AppliedState:
@@ -69,8 +81,12 @@ class AppliedState:
         return cls(order, deleted, content, fingerprint)
 
 
-def judge(work: Work, held: AppliedState | None, fingerprint: bytes) -> Verdict:
-    """Compare a change with the last applied state of its document (not with any earlier one: A→B→A changes)."""
+def judge(work: Work, held: AppliedState | None, fingerprint: bytes, *, complete: bool) -> Verdict:
+    """Compare a change with the last applied state of its document (not with any earlier one: A→B→A changes).
+
+    complete: whether `held` is known to be the last one. A Redis that was away may have missed B: then an older
+    state still says what is redelivered or stale, but not that nothing has changed.
+    """
     if held is None:
         return Verdict.EMBED
     if work.event.offset < held.order.source_offset:
@@ -79,8 +95,11 @@ def judge(work: Work, held: AppliedState | None, fingerprint: bytes) -> Verdict:
         return Verdict.REDELIVERED if held.fingerprint == fingerprint else Verdict.EMBED
     if not work.order.supersedes(held.order):
         return Verdict.STALE
+    if not complete:
+        return Verdict.EMBED
     if work.change.op == "delete":
-        return Verdict.UNCHANGED if held.deleted else Verdict.EMBED
+        repeated = held.deleted and work.change.version in (None, held.order.version)
+        return Verdict.UNCHANGED if repeated else Verdict.EMBED
     same = not held.deleted and held.content_hash == work.content_hash and held.fingerprint == fingerprint
     return Verdict.UNCHANGED if same else Verdict.EMBED
 
@@ -96,6 +115,14 @@ def short_fingerprint(fingerprint: str) -> bytes:
     return blake2b(fingerprint.encode(), digest_size=8).digest()
 
 
+@dataclass(frozen=True, slots=True)
+class Span:
+    """The offsets of one batch in one partition: all before `first` has been dealt with, `end` comes after the last."""
+
+    first: int
+    end: int
+
+
 class AppliedStore(Protocol):
     """Where applied states are kept: Redis, or memory."""
 
@@ -103,13 +130,20 @@ class AppliedStore(Protocol):
         """The state of each document, in order; None where nothing is known."""
         ...
 
-    def put(self, works: Sequence[Work], states: Sequence[AppliedState]) -> None:
-        """Remember, unless something newer is remembered already."""
+    def complete_since(self, spans: Mapping[int, Span]) -> dict[int, int]:
+        """By partition, the offset from which on every state up to the span's first offset is remembered.
+
+        A partition is left out where that is not known: states may be missing just before the span.
+        """
+        ...
+
+    def put(self, works: Sequence[Work], states: Sequence[AppliedState], spans: Mapping[int, Span]) -> None:
+        """Remember all of a batch at once, documents unless something newer is remembered already."""
         ...
 
 
 class MemoryApplied:
-    """For tests, and the oracle of the contract tests."""
+    """For tests, and the oracle of the contract tests: forgets nothing."""
 
     def __init__(self) -> None:
         self._states: dict[tuple[int, str], AppliedState] = {}
@@ -118,7 +152,11 @@ class MemoryApplied:
         """See AppliedStore."""
         return [self._states.get(work.document) for work in works]
 
-    def put(self, works: Sequence[Work], states: Sequence[AppliedState]) -> None:
+    def complete_since(self, spans: Mapping[int, Span]) -> dict[int, int]:
+        """See AppliedStore."""
+        return dict.fromkeys(spans, 0)
+
+    def put(self, works: Sequence[Work], states: Sequence[AppliedState], spans: Mapping[int, Span]) -> None:  # noqa: ARG002
         """See AppliedStore."""
         for work, state in zip(works, states, strict=True):
             key = work.document
@@ -128,31 +166,45 @@ class MemoryApplied:
 
 
 class RedisApplied:
-    """One MGET and one script call a batch. Keys carry the epoch: offsets mean nothing in another life of the topic."""
+    """Two MGETs and one script call a batch. Keys carry the epoch: offsets mean nothing in another one."""
 
     def __init__(self, link: RedisLink, collection: str, epoch: str, ttl_hours: int) -> None:
         self._link = link
-        self._prefix = f"headrace:{collection}:applied:{blake2b(epoch.encode(), digest_size=8).hexdigest()}:".encode()
+        epoch_hash = blake2b(epoch.encode(), digest_size=8).hexdigest()
+        self._documents = f"headrace:{collection}:applied:{epoch_hash}:".encode()
+        self._partitions = f"headrace:{collection}:remembered:{epoch_hash}:".encode()
         self._ttl_ms = ttl_hours * 3_600_000
 
     def get(self, works: Sequence[Work]) -> list[AppliedState | None]:
         """See AppliedStore; without Redis nothing is known."""
         return [_decoded(value) for value in self._link.mget([self._key(work) for work in works])]
 
-    def put(self, works: Sequence[Work], states: Sequence[AppliedState]) -> None:
-        """See AppliedStore; without Redis nothing is remembered."""
-        if not works:
-            return
-        keys = [self._key(work) for work in works]
+    def complete_since(self, spans: Mapping[int, Span]) -> dict[int, int]:
+        """See AppliedStore. Redis may have been away, or be an older copy of itself: then it ends before the span."""
+        values = self._link.mget([b"%b%d" % (self._partitions, partition) for partition in spans])
+        found = {}
+        for (partition, span), value in zip(spans.items(), values, strict=True):
+            if value is not None and len(value) == 2 * _DIGITS and value[_DIGITS:] >= _digits(span.first):
+                found[partition] = int(value[:_DIGITS], 16)
+        return found
+
+    def put(self, works: Sequence[Work], states: Sequence[AppliedState], spans: Mapping[int, Span]) -> None:
+        """See AppliedStore; without Redis nothing is remembered, and the gap shows later."""
+        keys = [self._key(work) for work in works] + [b"%b%d" % (self._partitions, p) for p in spans]
         values = [state.encode() for state in states]
+        borders = [_digits(border) for span in spans.values() for border in (span.first, span.end)]
 
         def write(client: redis.Redis) -> object:
-            return client.eval(_COMPARE_AND_SET, len(keys), *keys, self._ttl_ms, *values)
+            return client.eval(_REMEMBER, len(keys), *keys, self._ttl_ms, len(values), *values, *borders)
 
         self._link.call(write)
 
     def _key(self, work: Work) -> bytes:
-        return b"%b%d:%b" % (self._prefix, work.event.partition, work.change.key)
+        return b"%b%d:%b" % (self._documents, work.event.partition, work.change.key)
+
+
+def _digits(offset: int) -> bytes:
+    return b"%016x" % offset
 
 
 def _decoded(value: bytes | None) -> AppliedState | None:

@@ -55,7 +55,7 @@ def _work(event: Event, change: DocumentChange) -> Work:
     produced = headers.get("headrace-produced") or b""
     produced_ns = int(produced) if produced.isdigit() else event.timestamp_ms * 1_000_000
     stages: dict[Stage, int] = {"produced": produced_ns, "consumed": event.consumed_ns}
-    return Work(event, change, content_hash(change), event.offset, traceparent, stages)
+    return Work(event, change, content_hash(change), event.offset, traceparent, stages, change.version)
 
 
 def _decode(event: Event, max_text_bytes: int) -> DocumentChange:

@@ -15,7 +15,8 @@ class Work:
     """One change that counts, on its way through the steps.
 
     first_offset: the earliest event that this change stands for; what it superseded in the batch came after it.
-    traceparent: the span under which the document's next stage belongs.
+    traceparent: the span under which the document's next stage belongs. version: that travels with the record: the
+    change's own, or the one its document had before.
     """
 
     event: Event
@@ -24,6 +25,7 @@ class Work:
     first_offset: int
     traceparent: str
     stages: dict[Stage, int] = field(default_factory=dict)
+    version: int | None = None
 
     @property
     def document(self) -> tuple[int, str]:

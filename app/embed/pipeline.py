@@ -9,12 +9,12 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass
 from typing import Protocol
 
-from app.embed.applied import AppliedState, AppliedStore, Verdict, judge, short_fingerprint, state_after
+from app.embed.applied import AppliedState, AppliedStore, Span, Verdict, judge, short_fingerprint, state_after
 from app.embed.chunks import Caches, ChunkEmbedder, Embedded, EmbeddedBatch
 from app.embed.coalesce import coalesce
 from app.embed.events import DeadEvent, Work
@@ -23,7 +23,7 @@ from app.embed.spans import BatchSpans
 from app.event import Event
 from app.kafka.producer import Position, Record
 from app.observe.metrics import EmbedMetrics
-from schemas.errors import Rejected, UnembeddableText
+from schemas.errors import RecordRefused, Rejected, UnembeddableText
 from schemas.headers import Stage
 
 HEADER_ROOM_BYTES = 4096  # what headers and the record's frame may add to key and value
@@ -78,19 +78,24 @@ class EmbedPipeline:
         self._max_record_bytes = max_record_bytes
         self._fingerprint = short_fingerprint(records.fingerprint)
 
-    def process(self, events: Sequence[Event], owns: Callable[[int], bool]) -> set[int]:
+    def process(
+        self, events: Sequence[Event], owns: Callable[[int], bool], first: Mapping[int, int] | None = None
+    ) -> set[int]:
         """Bring the vectors topic up to what `events` say.
 
-        events: in offset order per partition. owns: whether a partition is still ours; asked right before
-        producing, so that a worker that was paused and lost it writes nothing (its events come again elsewhere).
+        events: in offset order per partition. first: by partition, the offset before which everything has been
+        dealt with; default: the first event's (in a compacted topic there may be a gap between the two). owns:
+        whether a partition is still ours; asked right before producing, so that a worker that was paused and lost
+        it writes nothing (its events come again elsewhere).
         Returns the partitions whose events may be acknowledged.
         Raises Retriable: nothing is lost, call again with the same events.
         """
         with self._metrics.batch_seconds.time(), self._spans.batch(len(events)) as trace:
             self._metrics.batch_events.observe(len(events))
+            spans = _spans(events, first or {})
             works, dead = coalesce(events, self._max_text_bytes)
             self._count("superseded", len(events) - len(dead) - len(works))
-            compared = self._compare(works)
+            compared = self._compare(works, spans)
             trace.open_documents(compared.work)
             embedded = self._chunks.embed(compared.work)
             _stamp(compared.work, "embedded")
@@ -102,23 +107,27 @@ class EmbedPipeline:
             self._deliver(dead, ordered, ours)
             trace.dead_letters(dead)
             broken = {work.document for work, _ in failed}
-            self._remember([pair for pair in compared.remembered if pair[0].document not in broken], ours)
+            self._remember([pair for pair in compared.remembered if pair[0].document not in broken], ours, spans)
             self._caches.keep(embedded)
             return ours
 
-    def _compare(self, works: list[Work]) -> Compared:
+    def _compare(self, works: list[Work], spans: Mapping[int, Span]) -> Compared:
         """Leave out what was redelivered, is stale, or changes nothing."""
         compared = Compared([], [])
-        held = dict(zip((work.document for work in works), self._applied.get(works), strict=False))
+        held = dict(zip((work.document for work in works), self._applied.get(works), strict=True)) if works else {}
+        since = self._applied.complete_since(spans)
         verdicts: Counter[str] = Counter()
         for work in works:
             before = held[work.document]
-            verdict = judge(work, before, self._fingerprint)
+            known_from = since.get(work.event.partition, spans[work.event.partition].first)
+            complete = before is not None and before.order.source_offset >= known_from
+            verdict = judge(work, before, self._fingerprint, complete=complete)
             verdicts[verdict.value] += 1
             if verdict is Verdict.EMBED:
                 compared.work.append(work)
             if verdict in (Verdict.EMBED, Verdict.UNCHANGED):
                 held[work.document] = state = state_after(work, before, self._fingerprint)
+                work.version = state.order.version
                 compared.remembered.append((work, state))
         _stamp(compared.work, "looked_up")
         for name, count in verdicts.items():
@@ -171,14 +180,28 @@ class EmbedPipeline:
         self._count("dead_letter", len(records))
         for partition in sorted(ours):
             records += ordered[partition]
-        self._producer.deliver(records).result(_DELIVERY_S)
+        try:
+            self._producer.deliver(records).result(_DELIVERY_S)
+        except Rejected as error:
+            names = ", ".join(sorted({record.topic for record in records}))
+            raise RecordRefused(
+                f"{error}. Nothing was skipped: raise max.message.bytes of {names}, then start again"
+            ) from error
 
-    def _remember(self, pairs: list[Remembered], ours: set[int]) -> None:
+    def _remember(self, pairs: list[Remembered], ours: set[int], spans: Mapping[int, Span]) -> None:
         pairs = [pair for pair in pairs if pair[0].event.partition in ours]
-        self._applied.put([work for work, _ in pairs], [state for _, state in pairs])
+        own_spans = {partition: span for partition, span in spans.items() if partition in ours}
+        self._applied.put([work for work, _ in pairs], [state for _, state in pairs], own_spans)
 
     def _count(self, outcome: str, count: int) -> None:
         self._metrics.events.labels(outcome).inc(count)
+
+
+def _spans(events: Sequence[Event], first: Mapping[int, int]) -> dict[int, Span]:
+    return {
+        partition: Span(min(first.get(partition, own[0].offset), own[0].offset), own[-1].offset + 1)
+        for partition, own in by_partition(events).items()
+    }
 
 
 def _stamp(works: Sequence[Work], stage: Stage) -> None:

@@ -91,7 +91,7 @@ class RecordFactory:
             as_of_ms=reach.as_of_ms,
             epoch=self.epoch,
             event_time_ms=change.event_time if change.event_time is not None else event.timestamp_ms,
-            version=change.version,
+            version=work.version,
             stages=work.stages,
             traceparent=work.traceparent,
         )

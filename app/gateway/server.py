@@ -20,7 +20,7 @@ from app.gateway.status import not_ready, status_body
 from app.observe.http import health_routes, json_response
 from app.observe.metrics import GatewayMetrics
 from app.settings import Settings
-from schemas.errors import NotFound, RequestError, TooLarge
+from schemas.errors import NotFound, NotServing, RequestError, Retriable, TooLarge
 from schemas.filters import parse_filter
 from schemas.search import parse_search_request
 
@@ -121,6 +121,8 @@ class Gateway:
             response = await handler(request)
         except RequestError as error:
             response = _error(error.status, str(error))
+        except Retriable as error:
+            response = _error(NotServing.status, f"try again: {error}")
         except web.HTTPRequestEntityTooLarge:
             limit = self._settings.max_request_bytes
             response = _error(TooLarge.status, f"the body is larger than {limit} bytes (HEADRACE_MAX_REQUEST_BYTES)")

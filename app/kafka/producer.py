@@ -20,6 +20,7 @@ from app.kafka.config import librdkafka_config
 from app.settings import Settings
 from schemas.errors import BrokerUnavailable, Rejected, SettingsError
 
+_MOST_BYTES = 1_000_000_000
 _TOO_LARGE = (KafkaError.MSG_SIZE_TOO_LARGE, KafkaError.INVALID_MSG_SIZE)
 
 
@@ -64,7 +65,8 @@ class RecordProducer:
                 "linger.ms": linger_ms,
                 # Java's partitioner: the default of librdkafka would send a key elsewhere than other clients do
                 "partitioner": "murmur2_random",
-                "message.max.bytes": settings.max_record_bytes,
+                # librdkafka measures what is not yet compressed; the topic's limit is what counts
+                "message.max.bytes": _MOST_BYTES,
                 "delivery.timeout.ms": delivery_timeout_ms,
                 "queue.buffering.max.messages": 100_000,
                 "queue.buffering.max.kbytes": 256 * 1024,

@@ -13,6 +13,7 @@ from app.settings import Settings
 from schemas.errors import BrokerUnavailable, TopicsWrong
 
 TIMEOUT_S = 10.0
+LETTER_ROOM_BYTES = 2**16  # what the error headers may add to an event that is as large as an event may be
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,8 +12,7 @@ _STAGES: tuple[tuple[str, Stage, Stage], ...] = (
     ("wait in changes", "produced", "consumed"),
     ("compare", "consumed", "looked_up"),
     ("embed", "looked_up", "embedded"),
-    ("publish vectors", "embedded", "published"),
-    ("wait in vectors", "published", "applied"),
+    ("publish and wait in vectors", "embedded", "applied"),
     ("apply", "applied", "visible"),
 )
 _MAX_ID_CHARS = 256

@@ -16,13 +16,9 @@ from app.observe.tracing import trace_id_of
 from app.order import DocumentOrder
 from app.shard.filters import field_rows
 from app.shard.store import Held, ShardStore
-from schemas.errors import Fatal, InvalidVectorRecord
+from schemas.errors import FingerprintMismatch, InvalidVectorRecord
 from schemas.headers import RecordHeaders, decode_headers
 from schemas.vector_record import VectorRecord, decode_vector_record
-
-
-class FingerprintMismatch(Fatal):
-    """Vectors of two models cannot be compared: index the other model's into another collection."""
 
 
 @dataclass(frozen=True, slots=True)

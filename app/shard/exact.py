@@ -29,7 +29,11 @@ class ExactIndex:
 
     def search(self, query: NDArray[np.float32], k: int, allowed: Mask | None = None) -> list[Ranked]:
         """See VectorIndex."""
-        rows = [(label, doc, vector) for label, (doc, vector) in self._rows.items() if allowed is None or allowed[doc]]
+        rows = [
+            (label, doc, vector)
+            for label, (doc, vector) in self._rows.items()
+            if allowed is None or allowed[min(doc, len(allowed) - 1)]
+        ]
         if not rows:
             return []
         labels, docs = (np.array([row[i] for row in rows], np.int64) for i in (0, 1))

@@ -6,7 +6,7 @@ import logging
 import threading
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
 
@@ -69,6 +69,8 @@ class Shard:
         self._listeners_lock = threading.Lock()
         self.ready_at: int | None = None
         self._load()
+        # what the published generation holds; the store's own progress runs ahead of it while a transaction is applied
+        self._visible = replace(self._store.progress)
 
     @property
     def next_offset(self) -> int | None:
@@ -78,7 +80,7 @@ class Shard:
     @property
     def ready(self) -> bool:
         """Whether what was in the topic when the shard was opened has been applied."""
-        return self.ready_at is not None and (self.next_offset or 0) >= self.ready_at
+        return self.ready_at is not None and (self._visible.next_offset or 0) >= self.ready_at
 
     def apply(self, events: Sequence[Event]) -> Change:
         """Apply records in offset order; what they say can be found when this returns. See Applier.apply."""
@@ -89,6 +91,7 @@ class Shard:
             assert self._index is not None
             vectors = np.stack(change.vectors) if change.vectors else np.empty((0, self._dim), np.float32)
             self._index.publish(change.labels, change.docs, vectors, change.removed)
+        self._visible = replace(self._store.progress)
         with self._listeners_lock:
             listeners = tuple(self._listeners)
         for notify in listeners:
@@ -132,7 +135,7 @@ class Shard:
 
     def status(self) -> ShardStatus:
         """See ShardStatus."""
-        progress = self._store.progress
+        progress = self._visible  # before the index: what it says is in there
         index = self._index
         return ShardStatus(
             partition=self.partition,

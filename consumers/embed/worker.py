@@ -59,13 +59,15 @@ class EmbedWorker:
         self._batch: set[int] = set()
         self._idle = asyncio.Event()
         self._idle.set()
+        self._placed = False  # whether the group has said which partitions are ours, be it none
         self.trouble: str | None = None
         self._connect_agent()
 
     @property
     def ready(self) -> str | None:
         """None when the worker does its work, else what is in the way."""
-        if self._app._consumer is None or not self._app.started:  # `consumer` would make one, in the wrong loop
+        joined = self._app._consumer is not None and self._app.started  # `consumer` would make one, in the wrong loop
+        if not joined or not self._placed:
             return "joining the consumer group"
         return self.trouble or self._kafka.trouble
 
@@ -99,6 +101,7 @@ class EmbedWorker:
     async def _assigned(self, _app: faust.App, assigned: Iterable[Any], **_: Any) -> None:
         self._owned = frozenset(tp.partition for tp in assigned)
         self._done = {}
+        self._placed = True
         log.info("partitions assigned: %s", sorted(self._owned) or "none")
 
     async def _revoked(self, _app: faust.App, revoked: Iterable[Any], **_: Any) -> None:
@@ -139,7 +142,8 @@ class EmbedWorker:
             if not owned:
                 return []
             try:
-                done = await loop.run_in_executor(self._thread, self._pipeline.process, owned, self._owns)
+                first = {event.partition: self._next_offset(event.partition) for event in owned}
+                done = await loop.run_in_executor(self._thread, self._pipeline.process, owned, self._owns, first)
             except Retriable as error:
                 if self.trouble is None:
                     log.warning("%s: %s; trying again until it works", type(error).__name__, error)
@@ -182,11 +186,11 @@ class EmbedWorker:
         records = [
             self._records.watermark(tp.partition, Reach(end[tp] - 1, as_of_ms))
             for tp in quiet
-            if self._owns(tp.partition)
-            and (first[tp] == end[tp] or self._next_offset(consumer, tp.partition) >= end[tp])
+            if self._owns(tp.partition) and (first[tp] == end[tp] or self._next_offset(tp.partition) >= end[tp])
         ]
         self._producer.deliver(records)
 
-    def _next_offset(self, consumer: WorkerConsumer, partition: int) -> int:
+    def _next_offset(self, partition: int) -> int:
+        """The offset before which every event of the partition has been dealt with."""
         done = self._done.get(partition)
-        return consumer.start_offsets.get(partition, 0) if done is None else done + 1
+        return self._app.consumer.start_offsets.get(partition, 0) if done is None else done + 1

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import sys
+import tempfile
 from typing import Any
 
 import click
@@ -26,6 +27,7 @@ from app.shard.serve import ShardServer
 from consumers.faust_app import make_app, run_app, run_worker, services
 from consumers.index.consumer import ShardConsumer
 from consumers.index.worker import IndexWorker
+from schemas.errors import SettingsError
 
 log = logging.getLogger("headrace.index")
 
@@ -48,6 +50,7 @@ def index(**flags: Any) -> None:
 async def _run(settings: Settings, stop: asyncio.Event) -> None:
     """Start in the order of dependency, stop in reverse."""
     sys.setswitchinterval(SWITCH_INTERVAL_S)
+    _check_data_dir(settings)
     metrics = IndexMetrics()
     bound = listen(settings.index_host, settings.index_port, "the index worker")
     link = RedisLink(settings)
@@ -83,3 +86,14 @@ async def _run(settings: Settings, stop: asyncio.Event) -> None:
         probe.close()
         tracing.close()
         link.close()
+
+
+def _check_data_dir(settings: Settings) -> None:
+    try:
+        settings.data_dir.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=settings.data_dir):
+            pass
+    except OSError as error:
+        raise SettingsError(
+            f"HEADRACE_DATA_DIR={settings.data_dir}: {error.strerror}. It must be a folder that can be written."
+        ) from error

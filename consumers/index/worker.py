@@ -59,6 +59,7 @@ class IndexWorker:
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="shard-writer")
         self._idle = asyncio.Event()
         self._idle.set()
+        self._placed = False  # whether the group has said which shards are ours, be it none
         self.shards = Shards(settings, epoch, lambda: len(self._inbox) > 0)
         self.recent: deque[dict[str, Any]] = deque(maxlen=_RECENT)
         self._connect_agent()
@@ -68,6 +69,8 @@ class IndexWorker:
         """None when every shard of this worker has caught up, else what is in the way."""
         if self._app._consumer is None or not self._app.started:  # `consumer` would make one, in the wrong loop
             return "joining the consumer group"
+        if not self._placed:
+            return "waiting for its shards"
         behind = [partition for partition, shard in self.shards.open.items() if not shard.ready]
         return f"shards catching up: {behind}" if behind else self._kafka.trouble
 
@@ -129,6 +132,7 @@ class IndexWorker:
             self._thread, self.shards.release, set(self.shards.open) - partitions
         )
         await asyncio.get_running_loop().run_in_executor(self._thread, self.shards.acquire, partitions)
+        self._placed = True
         log.info("shards: %s", sorted(partitions) or "none")
 
     async def _revoked(self, _app: faust.App, revoked: Iterable[Any], **_: Any) -> None:
@@ -156,18 +160,19 @@ class IndexWorker:
         shard = self.shards.open.get(partition)
         if shard is None:
             return  # taken away in the meantime: its next owner reads them
+        live = shard.ready  # what a shard reads to catch up was fresh long ago: it says nothing about freshness now
         started_ns = time.time_ns()
         with self._metrics.apply_seconds.time():
             change = shard.apply(events)
-        self._tell(partition, change, started_ns)
+        self._tell(partition, change, started_ns, live=live)
 
-    def _tell(self, partition: int, change: Change, applied_ns: int) -> None:
+    def _tell(self, partition: int, change: Change, applied_ns: int, *, live: bool) -> None:
         visible_ns = time.time_ns()
         for outcome, count in change.outcomes.items():
             self._metrics.records.labels(outcome).inc(count)
         for event, error in change.rejected:
             log.error("record %d of partition %d left out: %s", event.offset, partition, error)
-        for document in change.documents:
+        for document in change.documents if live else ():
             stages = document.headers.stages
             stages["applied"], stages["visible"] = applied_ns, visible_ns
             freshness_s = self._traces.visible(document.id, document.headers, partition, document.chunks)

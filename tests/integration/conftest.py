@@ -1,4 +1,4 @@
-"""The running stack that tests of one module share: everything embedded, and everything real."""
+"""The running stack that the tests here share: once with everything embedded, once with everything real."""
 
 from __future__ import annotations
 
@@ -11,11 +11,12 @@ from tests.stack import Stack
 REAL = (pytest.mark.kafka, pytest.mark.redis, pytest.mark.model)
 
 
-@pytest.fixture(scope="module", params=["embedded", pytest.param("real", marks=REAL)])
+@pytest.fixture(scope="package", params=["embedded", pytest.param("real", marks=REAL)])
 def stack(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
     """All three roles, ready. Tests use document ids of their own, and leave the roles running.
 
-    embedded: the broker inside librdkafka, the demo's Redis, the fake of a model. real: Kafka, Redis, the default model.
+    embedded: the broker inside librdkafka, the demo's Redis, the fake of a model.
+    real: Kafka, Redis, the default model.
     """
     need = request.getfixturevalue
     if request.param == "real":

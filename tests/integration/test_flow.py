@@ -6,6 +6,7 @@ import orjson
 import pytest
 
 from schemas.dead_letter import decode_dead_letter
+from tests.services_local import eventually
 from tests.stack import Stack, unique
 
 MOST_S = 30_000
@@ -34,6 +35,16 @@ def test_a_published_document_is_found_with_all_that_was_published(stack: Stack)
     assert {name: document[name] for name in ("title", "text", "version", "trace_id")} == {
         name: hit[name] for name in ("title", "text", "version", "trace_id")
     }
+
+
+def test_a_search_that_waits_for_a_write_always_sees_it(stack: Stack) -> None:
+    missed = []
+    for _ in range(30):
+        id = unique("own")
+        if id not in stack.hits(id, stack.publish(id, f"My own write {id}.")):
+            missed.append(id)
+
+    assert missed == []
 
 
 def test_the_nearest_document_comes_first(stack: Stack) -> None:
@@ -372,12 +383,7 @@ def test_the_status_tells_every_shard_and_the_last_changes(stack: Stack) -> None
     id = unique("doc")
     stack.search("status", stack.publish(id, "For the status."))
 
-    def told() -> bool:
-        return any(change["id"] == id for change in stack.status()["recent"])
-
-    from tests.services_local import eventually
-
-    eventually(told)
+    eventually(lambda: any(change["id"] == id for change in stack.status()["recent"]))
     status = stack.status()
     assert [shard["state"] for shard in status["shards"]] == ["ready"] * 4
     assert status["services"] == {"redis": "ok"}

@@ -1,0 +1,97 @@
+"""Any history, in any batches, with crashes, redeliveries and a forgetful Redis: the log folds to the same."""
+
+from __future__ import annotations
+
+from itertools import groupby
+
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from app.embed.applied import MemoryApplied
+from app.event import Event
+from schemas.document_change import decode_change
+from schemas.errors import BrokerUnavailable
+from tests.property.test_order import histories
+from tests.unit.embed.parts import IndexModel, Parts, one_by_one, vectors
+
+
+class _Forgetful(MemoryApplied):
+    """Crashes before or after remembering."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.crash: str | None = None
+
+    def put(self, works, states) -> None:  # type: ignore[no-untyped-def]
+        if self.crash == "before":
+            raise KeyboardInterrupt
+        super().put(works, states)
+        if self.crash == "after":
+            raise KeyboardInterrupt
+
+
+def _disturb(parts: Parts, applied: _Forgetful, data: st.DataObject) -> None:
+    trouble = data.draw(st.sampled_from([None, None, "delivery", "before", "after", "forget"]), label="trouble")
+    parts.producer.error = BrokerUnavailable("cut") if trouble == "delivery" else None
+    parts.producer.lose = data.draw(st.integers(0, 4)) if trouble == "delivery" else None
+    applied.crash = trouble if trouble in ("before", "after") else None
+    if trouble == "forget":
+        applied._states.clear()
+
+
+@settings(max_examples=150, deadline=None)
+@given(histories(poison=True), st.data())
+def test_the_log_folds_to_what_the_events_say_whatever_happens_on_the_way(
+    events: list[Event], data: st.DataObject
+) -> None:
+    applied = _Forgetful()
+    parts = Parts(applied=applied)
+    position, troubles = 0, 0
+    while position < len(events):
+        size = data.draw(st.integers(1, len(events) - position), label="batch")
+        if troubles < 5:
+            _disturb(parts, applied, data)
+        else:
+            applied.crash, parts.producer.lose, parts.producer.error = None, None, None
+        troubles += 1
+        try:
+            parts.process(*events[position : position + size])
+        except (BrokerUnavailable, KeyboardInterrupt):
+            parts.restart()
+            continue
+        position += size
+        if troubles < 5 and data.draw(st.booleans(), label="not committed"):
+            position -= data.draw(st.integers(0, size))
+    _check(events, parts)
+
+
+def _check(events: list[Event], parts: Parts) -> None:
+    valid = [item for item in events if item.value != b"{"]
+    index, reached = IndexModel(), dict.fromkeys({item.partition for item in events}, -1)
+    for told in vectors(parts.producer.log):
+        index.apply_record(told)
+        partition = told.headers.source_partition
+        assert told.record.partition == partition
+        if told.headers.through > reached[partition]:
+            reached[partition] = told.headers.through
+            _check_reach(valid, index, partition, told.headers.through)
+    assert index.living() == one_by_one(valid)
+    assert reached == {partition: max(i.offset for i in events if i.partition == partition) for partition in reached}
+
+
+def _check_reach(valid: list[Event], index: IndexModel, partition: int, through: int) -> None:
+    """Every event that a shard claims to reflect is held or superseded there."""
+    covered = [item for item in valid if item.partition == partition and item.offset <= through]
+    by_id = sorted(covered, key=lambda item: (item.key or b"", item.offset))
+    for key, own in groupby(by_id, key=lambda item: item.key):
+        document = (partition, (key or b"").decode())
+        held, expected = index.orders.get(document), one_by_one(own).get(document)
+        if held is None or held.source_offset <= through:
+            assert index.living().get(document) == expected
+
+
+def test_the_fold_of_the_test_itself_lets_nothing_late_resurrect_a_document() -> None:
+    index = IndexModel()
+    index.apply_change(0, 5, decode_change(b"a", None))
+    index.apply_change(0, 4, decode_change(b"a", b'{"id":"a","text":"late"}'))
+    assert index.living() == {}

@@ -1,0 +1,257 @@
+"""The file of a shard: rows and offset change together, and a file that cannot be continued is set aside."""
+
+from __future__ import annotations
+
+import logging
+import multiprocessing
+import sqlite3
+from collections.abc import Callable
+from multiprocessing.connection import Connection
+from pathlib import Path
+
+import pytest
+
+from app.shard import store as module
+from app.shard.apply import Applier
+from app.shard.shard import Shard
+from app.shard.store import ShardStore
+from schemas.errors import FingerprintMismatch, ShardCorrupt
+from tests.unit.shard.parts import delete, document, found, open_shard, unit, watermark
+
+WEEK_MS = 7 * 24 * 3_600_000
+
+
+def file_of(folder: Path) -> Path:
+    return folder / "shard-0.sqlite"
+
+
+def aside(folder: Path) -> list[Path]:
+    return sorted(folder.glob("*.unusable-*"))
+
+
+def closed_shard(folder: Path) -> None:
+    """A file with one document."""
+    shard = open_shard(folder)
+    shard.apply([document(0, "a", unit(1)), watermark(1, 7)])
+    shard.close()
+
+
+def test_a_shard_goes_on_where_its_file_ends(tmp_path: Path) -> None:
+    closed_shard(tmp_path)
+    shard = open_shard(tmp_path)
+    status = shard.status()
+    assert (status.next_offset, status.applied_offset, status.documents, status.chunks) == (2, 7, 1, 1)
+    assert (status.fingerprint, found(shard, unit(1))) == ("m", ["a"])
+    shard.close()
+
+
+def test_an_error_in_the_middle_of_a_transaction_changes_nothing_on_disk_and_nothing_in_memory(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shard = open_shard(tmp_path)
+    shard.apply([document(0, "a", unit(1)), document(1, "b", unit(0, 1))])
+    before = shard.status()
+    update = [document(2, "a", unit(0, 0, 1)), delete(3, "b"), document(4, "c", unit(1, 1)), watermark(5, 9)]
+    original, calls = Applier._apply_one, [0]
+
+    def dies_at_the_last(*arguments: object) -> str:
+        calls[0] += 1
+        if calls[0] == len(update):
+            raise OSError("disk full")
+        return original(*arguments)  # type: ignore[arg-type]
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Applier, "_apply_one", dies_at_the_last)
+        with pytest.raises(OSError, match="disk full"):
+            shard.apply(update)
+    assert shard.status() == before
+    assert found(shard, unit(1)) == ["a", "b"]
+    assert [shard.document(name) is not None for name in "abc"] == [True, True, False]
+
+    shard.apply(update)
+    assert found(shard, unit(1)) == ["c", "a"]
+    assert (shard.status().documents, shard.status().applied_offset, shard.next_offset) == (2, 9, 6)
+    shard.close()
+
+
+def test_an_error_at_the_commit_changes_nothing_in_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    shard = open_shard(tmp_path)
+    shard.apply([document(0, "a", unit(1))])
+    before = shard.status()
+
+    def fails(_: ShardStore) -> None:
+        raise sqlite3.OperationalError("disk I/O error")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(ShardStore, "_write_progress", fails)
+        with pytest.raises(sqlite3.OperationalError):
+            shard.apply([document(1, "b", unit(1))])
+    assert shard.status() == before
+    shard.apply([document(1, "b", unit(0, 1))])
+    assert found(shard, unit(1)) == ["a", "b"]
+    shard.close()
+
+
+def test_labels_are_never_given_twice_even_over_deletes_and_restarts(tmp_path: Path) -> None:
+    seen: set[int] = set()
+    for offset in range(6):
+        shard = open_shard(tmp_path)
+        change = shard.apply([document(2 * offset, "a", [unit(1), unit(0, 1)]), delete(2 * offset + 1, "a")])
+        assert change.labels == []
+        labels = shard.apply([document(100 + offset, "b", [unit(1)], source_offset=100 + offset)]).labels
+        assert not seen & set(labels)
+        seen |= set(labels)
+        shard.close()
+        break
+    assert seen
+
+
+def _offsets(folder: Path) -> int | None:
+    shard = open_shard(folder)
+    offset = shard.next_offset
+    shard.close()
+    return offset
+
+
+def make_garbage(folder: Path) -> None:
+    file_of(folder).write_bytes(b"this is no database" * 100)
+
+
+def make_empty_database(folder: Path) -> None:
+    sqlite3.connect(file_of(folder)).close()
+    file_of(folder).touch()
+
+
+def make_other_format(folder: Path) -> None:
+    closed_shard(folder)
+    with sqlite3.connect(file_of(folder)) as connection:
+        connection.execute("UPDATE meta SET value = 99 WHERE name = 'format'")
+    connection.close()
+
+
+def make_old(folder: Path) -> None:
+    closed_shard(folder)
+    with sqlite3.connect(file_of(folder)) as connection:
+        connection.execute("UPDATE meta SET value = value - ? WHERE name = 'written_ms'", (WEEK_MS + 60_000,))
+    connection.close()
+
+
+def make_cut_short(folder: Path) -> None:
+    closed_shard(folder)
+    file_of(folder).write_bytes(file_of(folder).read_bytes()[:1000])
+
+
+@pytest.mark.parametrize(
+    ("make", "reason"),
+    [
+        (make_garbage, "is not a shard file"),
+        (make_empty_database, "is not a shard file"),
+        (make_other_format, "has format 99, this program writes 1"),
+        (make_old, "longer ago than Kafka keeps tombstones"),
+        (make_cut_short, "is not a shard file"),
+    ],
+    ids=lambda value: getattr(value, "__name__", None),
+)
+def test_a_file_that_cannot_be_continued_is_kept_aside_and_the_shard_begins_anew(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, make: Callable[[Path], None], reason: str
+) -> None:
+    make(tmp_path)
+    content = file_of(tmp_path).read_bytes()
+    with caplog.at_level(logging.WARNING, "headrace.shard"):
+        shard = open_shard(tmp_path)
+    assert (shard.next_offset, shard.status().documents) == (None, 0)
+    assert [path.read_bytes() for path in aside(tmp_path)] == [content]
+    assert reason in caplog.text
+    assert "rebuilding from the vectors topic" in caplog.text
+    shard.apply([document(0, "a", unit(1))])
+    shard.close()
+    assert _offsets(tmp_path) == 1
+
+
+def test_a_file_written_a_moment_before_the_tombstones_end_is_continued(tmp_path: Path) -> None:
+    closed_shard(tmp_path)
+    with sqlite3.connect(file_of(tmp_path)) as connection:
+        connection.execute("UPDATE meta SET value = value - ? WHERE name = 'written_ms'", (WEEK_MS - 60_000,))
+    connection.close()
+    assert (_offsets(tmp_path), aside(tmp_path)) == (2, [])
+
+
+def test_another_life_of_the_topics_sets_the_file_aside(tmp_path: Path) -> None:
+    closed_shard(tmp_path)
+    shard = open_shard(tmp_path, epoch="another")
+    assert (shard.next_offset, len(aside(tmp_path))) == (None, 1)
+    shard.close()
+    shard = open_shard(tmp_path, epoch="another")
+    assert len(aside(tmp_path)) == 1
+    shard.close()
+
+
+def test_a_wal_without_its_file_is_not_taken_over(tmp_path: Path) -> None:
+    closed_shard(tmp_path)
+    (tmp_path / "shard-0.sqlite-wal").write_bytes(b"old log")
+    shard = open_shard(tmp_path, epoch="another")
+    shard.apply([document(0, "b", unit(1))])
+    assert found(shard, unit(1)) == ["b"]
+    shard.close()
+
+
+def _hold(path: str, connection: Connection) -> None:
+    store = ShardStore(Path(path), "epoch", WEEK_MS)
+    connection.send("held")
+    connection.recv()
+    store.close()
+
+
+def test_a_file_that_another_process_holds_is_refused_and_free_once_that_ends(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "_LOCK_WAIT_S", 0.1)
+    context = multiprocessing.get_context("spawn")
+    ours, theirs = context.Pipe()
+    process = context.Process(target=_hold, args=(str(file_of(tmp_path)), theirs))
+    process.start()
+    assert ours.poll(30)
+    with pytest.raises(ShardCorrupt, match=r"another process uses .*shard-0\.lock.*HEADRACE_DATA_DIR"):
+        open_shard(tmp_path)
+    process.kill()
+    process.join(10)
+    shard = open_shard(tmp_path)
+    shard.close()
+    for item in (ours, theirs, process):
+        item.close()
+
+
+def test_vectors_of_another_model_stop_the_shard_and_change_nothing(tmp_path: Path) -> None:
+    closed_shard(tmp_path)
+    shard = open_shard(tmp_path)
+    with pytest.raises(FingerprintMismatch, match=r"holds vectors of m, now come those of other.*HEADRACE_COLLECTION"):
+        shard.apply([document(2, "b", unit(1)), document(3, "c", unit(1), fingerprint="other")])
+    assert (shard.next_offset, shard.document("b")) == (2, None)
+    shard.close()
+
+
+def test_vectors_of_another_length_stop_the_shard_before_they_are_stored(tmp_path: Path) -> None:
+    """Stored, they would stop it at every start from then on."""
+    import numpy as np
+
+    from schemas.vector_record import VectorRecord, encode_vector_record
+    from tests.unit.shard.parts import headers, record_event
+
+    closed_shard(tmp_path)
+    shard = open_shard(tmp_path)
+    odd = VectorRecord("b", "x", None, {}, bytes(16), "m", ((0, 1),), np.ones((1, 3), np.float16))
+    with pytest.raises(FingerprintMismatch, match="3 dimensions"):
+        shard.apply([record_event(2, b"b", encode_vector_record(odd), headers("document", 9))])
+    shard.close()
+    assert _offsets(tmp_path) == 2
+
+
+def test_every_thread_reads_with_a_connection_of_its_own(tmp_path: Path) -> None:
+    from concurrent.futures import ThreadPoolExecutor
+
+    shard: Shard = open_shard(tmp_path)
+    shard.apply([document(0, "a", unit(1))])
+    with ThreadPoolExecutor(4) as threads:
+        names = list(threads.map(lambda _: found(shard, unit(1)), range(40)))
+    assert names == [["a"]] * 40
+    shard.close()
