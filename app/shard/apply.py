@@ -108,12 +108,13 @@ class Applier:
         return "upsert" if record is not None else "delete"
 
     def _check_model(self, record: VectorRecord) -> None:
-        progress = self._store.progress
+        progress, dim = self._store.progress, record.vectors.shape[1]
         if progress.fingerprint is None:
-            progress.fingerprint, progress.dim = record.fingerprint, record.vectors.shape[1]
-        elif record.fingerprint != progress.fingerprint:
+            progress.fingerprint, progress.dim = record.fingerprint, dim
+        elif (record.fingerprint, dim) != (progress.fingerprint, progress.dim):
             raise FingerprintMismatch(
-                f"{self._store.path} holds vectors of {progress.fingerprint}, now come those of {record.fingerprint}. "
+                f"{self._store.path} holds vectors of {progress.fingerprint} with {progress.dim} dimensions, now come "
+                f"those of {record.fingerprint} with {dim} dimensions. "
                 "Give the other model a collection of its own (HEADRACE_COLLECTION)."
             )
 

@@ -11,7 +11,7 @@ import sqlite3
 import threading
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import IO, Any
@@ -237,13 +237,11 @@ def _connect(path: Path) -> sqlite3.Connection:
 
 def _unusable(path: Path, epoch: str, tombstone_retention_ms: int) -> str | None:
     """Why the file cannot be continued, or None."""
-    connection = _connect(path)
     try:
-        meta = dict(connection.execute("SELECT name, value FROM meta"))
+        with closing(_connect(path)) as connection:
+            meta = dict(connection.execute("SELECT name, value FROM meta"))
     except sqlite3.DatabaseError as error:
         return f"is not a shard file ({error})"
-    finally:
-        connection.close()
     if meta.get("format") != FORMAT:
         return f"has format {meta.get('format')}, this program writes {FORMAT}"
     if meta.get("epoch") != epoch:

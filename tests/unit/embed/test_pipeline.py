@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
 import pytest
 
-from app.embed.applied import MemoryApplied
+from app.embed.applied import MemoryApplied, Span
 from schemas.dead_letter import decode_dead_letter
-from schemas.errors import BrokerUnavailable, EmbedderUnavailable, Rejected, Retriable
+from schemas.errors import BrokerUnavailable, EmbedderUnavailable, RecordRefused, Rejected, Retriable
 from tests.unit.embed.parts import (
     NOW_MS,
     MoodyEmbedder,
@@ -400,8 +400,42 @@ def test_a_delete_with_a_version_closes_a_deleted_document_for_older_versions_ev
     assert folded(parts.producer.log) == {}
 
 
-def test_a_record_that_the_topic_refuses_is_a_rejection_that_names_it() -> None:
+def test_a_record_that_the_topic_refuses_stops_the_worker_and_nothing_is_remembered() -> None:
     parts = Parts()
     parts.producer.error, parts.producer.lose = Rejected("the record is larger than the topic allows"), 0
-    with pytest.raises(Rejected, match="larger than the topic allows"):
+    with pytest.raises(RecordRefused, match=r"larger than the topic allows.*max\.message\.bytes"):
         parts.process(event(0, "a", "x"))
+
+
+class _LeakyApplied(MemoryApplied):
+    """A memory that missed everything before `since`, as a Redis that was away for a while does."""
+
+    since: int | None = None
+
+    def complete_since(self, spans: Mapping[int, Span]) -> dict[int, int]:
+        return {} if self.since is None else dict.fromkeys(spans, self.since)
+
+
+def test_a_change_back_is_produced_though_an_incomplete_memory_holds_the_same_content() -> None:
+    applied = _LeakyApplied()
+    parts = Parts(applied=applied)
+    parts.process(event(0, "a", "A"))
+    parts.producer.take()
+    # the change to B at offset 1 was applied, and never remembered
+    parts.process(event(2, "a", "A"))
+    assert [told.headers.kind for told in vectors(parts.producer.log)] == ["document"]
+
+
+def test_what_is_older_than_an_incomplete_memory_is_still_known_to_be_redelivered() -> None:
+    parts = Parts(applied=_LeakyApplied())
+    parts.process(event(5, "a", "A"))
+    parts.producer.take()
+    parts.process(event(5, "a", "A"))
+    assert [told.headers.kind for told in vectors(parts.producer.log)] == ["watermark"]
+
+
+def test_a_change_without_a_version_hands_on_the_version_that_its_document_had() -> None:
+    parts = Parts()
+    parts.process(event(0, "a", "x", version=7))
+    parts.process(event(1, "a", "y"))
+    assert [told.headers.version for told in vectors(parts.producer.log)] == [7, 7]
