@@ -34,3 +34,22 @@ clean:  ## remove environments, caches and local data (not the jars in ~/.cache/
 	find . -name __pycache__ -type d -not -path './.git/*' -prune -exec rm -rf {} +
 
 # --- benchmarks
+.PHONY: bench-pipeline bench-freshness bench-search
+# Java, Maven and a Redis are got only where one is missing: `services` installs more than a benchmark needs
+BENCH_SERVICES = command -v java mvn redis-server >/dev/null 2>&1 || deploy/setup.sh services
+BENCH_SET = $(if $(wildcard .venv-full/bin/pytest),test,demo)
+
+bench-pipeline:  ## documents/s through everything, against the bare model (3-6 minutes; needs torch)
+	@deploy/setup.sh test
+	@$(BENCH_SERVICES)
+	@exec .venv-full/bin/python -m bench.pipeline $(ARGS)
+
+bench-freshness:  ## source event → first query that returns it, quiet and under load (5 minutes)
+	@deploy/setup.sh $(BENCH_SET)
+	@$(BENCH_SERVICES)
+	@exec $(BIN)/python -m bench.freshness $(ARGS)
+
+bench-search:  ## what a search costs at the gateway, alone and beside ingest (3 minutes)
+	@deploy/setup.sh $(BENCH_SET)
+	@$(BENCH_SERVICES)
+	@exec $(BIN)/python -m bench.search $(ARGS)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 from pathlib import Path
 from typing import Annotated, Any, Literal
+from urllib.parse import urlsplit
 
 from dotenv import dotenv_values
 from pydantic import (
@@ -174,15 +175,32 @@ class Settings(BaseSettings):
     def _empty_is_none(cls, value: Any) -> Any:
         return None if value == "" else value
 
+    @field_validator("redis_url")
+    @classmethod
+    def _redis_url(cls, value: str | None) -> str | None:
+        try:
+            right = value is None or (
+                value.startswith(("redis://", "rediss://", "unix://")) and urlsplit(value).port != 0
+            )
+        except ValueError:  # the port is no number
+            right = False
+        if not right:
+            raise ValueError("must be redis://host:port/0, rediss://…, unix://path, or empty to run without Redis")
+        return value
+
     @model_validator(mode="after")
     def _consistent(self) -> Settings:
         if self.kafka_security_protocol.startswith("SASL") and not (
             self.kafka_sasl_username and self.kafka_sasl_password
         ):
-            raise ValueError("kafka_security_protocol asks for SASL: set kafka_sasl_username and kafka_sasl_password")
+            raise ValueError(
+                "HEADRACE_KAFKA_SECURITY_PROTOCOL asks for SASL: set HEADRACE_KAFKA_SASL_USERNAME and "
+                "HEADRACE_KAFKA_SASL_PASSWORD"
+            )
         if self.max_text_bytes * 2 > self.max_record_bytes:
             raise ValueError(
-                "max_record_bytes must be at least twice max_text_bytes: a record carries text and vectors"
+                "HEADRACE_MAX_RECORD_BYTES must be at least twice HEADRACE_MAX_TEXT_BYTES: a record carries text and "
+                "vectors"
             )
         return self
 

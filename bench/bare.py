@@ -71,7 +71,7 @@ def bare(runtime: str, texts_file: Path, vectors_file: Path) -> None:
         began = time.perf_counter()
         vectors[part] = embed(texts)
         seconds[part] = time.perf_counter() - began
-    np.savez(vectors_file, **vectors)
+    np.savez(vectors_file, allow_pickle=False, **vectors)
     print(orjson.dumps({"runtime": name, "seconds": seconds, "threads": threads}).decode())
 
 

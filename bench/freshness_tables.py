@@ -10,7 +10,9 @@ from bench.texts import described
 
 def freshness_tables(capacity: float, phases: dict[str, Any], alone: dict[str, Any]) -> list[Table]:
     columns = ("events/s", "probes", "p50", "p95", "p99", "max")
-    rows, own, queries = [], [], []
+    rows: list[list[object]] = []
+    own: list[list[object]] = []
+    queries: list[list[object]] = []
     for name, phase in phases.items():
         where = f"{phase['events_per_second']:.0f} ({name})"
         for table, key in ((rows, "freshness_ms"), (own, "own_ms"), (queries, "query_ms")):

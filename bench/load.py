@@ -89,7 +89,7 @@ def load(rate: float, first_revision: int, file: Path) -> None:
     """Publish until the input is closed; print what was sent."""
     documents: list[tuple[str, str]] = orjson.loads(file.read_bytes())
     closed = threading.Event()
-    threading.Thread(target=lambda: (sys.stdin.read(), closed.set()), daemon=True).start()
+    threading.Thread(target=_await_end, args=(closed,), daemon=True).start()
     reached = Reached()
     late_ms: list[float] = []
     with DocumentPublisher(load_settings()) as publisher:
@@ -111,6 +111,11 @@ def load(rate: float, first_revision: int, file: Path) -> None:
     }
     offsets = {str(partition): offset for partition, offset in reached.offsets.items()}
     print(orjson.dumps(told | {"late_ms": quantiles(late_ms), "offsets": offsets}).decode())
+
+
+def _await_end(closed: threading.Event) -> None:
+    sys.stdin.read()
+    closed.set()
 
 
 if __name__ == "__main__":

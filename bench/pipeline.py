@@ -88,9 +88,12 @@ class PipelineRun:
         """Runtime and documents per second: of the chunks, which is what the pipeline's model is given, and of whole
         documents, of which a bare model sees the beginning."""
         found = {}
-        parts = {"chunks": chunks, "documents": texts}
-        for runtime in (BARE, "auto"):
-            self._console.step(f"the bare model ({runtime}) embeds {len(chunks):,} chunks, then as whole documents")
+        given: dict[str, dict[str, Sequence[str]]] = {
+            BARE: {"chunks": chunks, "documents": texts},
+            "auto": {"chunks": chunks},
+        }
+        for runtime, parts in given.items():
+            self._console.step(f"the bare model ({runtime}) embeds {' and '.join(parts)}")
             encoded = encode(runtime, parts, self._stack.folder)
             for part, seconds in encoded.seconds.items():
                 found[f"{runtime} {part}"] = encoded.runtime, len(texts) / seconds

@@ -136,9 +136,10 @@ def _cpu_model() -> str:
         lines = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").splitlines()
     except OSError:
         return platform.processor() or platform.machine()
-    fields = dict(
-        reversed([(part.strip() for part in line.split(":", 1)) for line in lines if ":" in line])
-    )  # first wins
+    fields: dict[str, str] = {}
+    for line in lines:
+        key, _, value = line.partition(":")
+        fields.setdefault(key.strip(), value.strip())  # of the first core
     family = f" family {fields['cpu family']} model {fields['model']}" if "cpu family" in fields else ""
     return fields.get("model name", platform.machine()) + family
 

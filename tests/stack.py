@@ -71,15 +71,19 @@ class Role:
             self._process.kill()
             self._process.wait()
 
-    def stop(self, within_s: float = 20) -> int:
-        """SIGTERM; the exit status. A process that does not end in time is killed and fails the test."""
+    def terminate(self) -> None:
+        """SIGTERM."""
         assert self._process is not None
         self._process.terminate()
+
+    def ended(self, within_s: float) -> int:
+        """The exit status. A process that does not end in time is killed and fails the test."""
+        assert self._process is not None
         try:
-            return self._process.wait(within_s)
+            return self._process.wait(max(0.0, within_s))
         except subprocess.TimeoutExpired:
             self.kill()
-            raise AssertionError(f"{self.name} did not end within {within_s} s of SIGTERM") from None
+            raise AssertionError(f"{self.name} did not end in time after SIGTERM:\n{self.words()}") from None
 
     def words(self) -> str:
         """The end of what it wrote."""
@@ -138,10 +142,14 @@ class Stack:
         role.start()
 
     def stop(self, *names: str, within_s: float = 20) -> None:
-        """SIGTERM to roles, by default all that run, one after the other; each must end with status 0."""
-        for name in names or [name for name, role in self._roles.items() if role.running]:
-            status = self._roles[name].stop(within_s)
-            assert status == 0, f"{name} ended with status {status}"
+        """SIGTERM to roles, by default all that run; each must end with status 0 in time."""
+        roles = [self._roles[name] for name in names] or [role for role in self._roles.values() if role.running]
+        deadline = time.monotonic() + within_s
+        for role in roles:
+            role.terminate()
+        for role in roles:
+            status = role.ended(deadline - time.monotonic())
+            assert status == 0, f"{role.name} ended with status {status}"
 
     def kill(self, *names: str) -> None:
         """SIGKILL."""

@@ -31,6 +31,12 @@ class Worker:
     recent: list[dict[str, Any]] = field(default_factory=list)
     missed: int = 0
 
+    def take(self, answer: dict[str, Any]) -> None:
+        """Keep its description of itself. Raises KeyError or TypeError, and keeps the last one, if it is none."""
+        shards = {shard["partition"]: shard for shard in answer["shards"]}
+        self.replica, self.partitions, self.recent = answer["replica"], answer["partitions"], answer["recent"]
+        self.shards = shards
+
 
 class Directory:
     """The last known map; kept while Redis or workers are away. Lives in the gateway's event loop."""
@@ -83,15 +89,13 @@ class Directory:
         try:
             timeout = aiohttp.ClientTimeout(total=_ASK_TIMEOUT_S)
             async with self._session.get(f"{worker.url}/shards", timeout=timeout) as response:
-                answer = orjson.loads(await response.read())
-        except (aiohttp.ClientError, TimeoutError, orjson.JSONDecodeError) as error:
+                worker.take(orjson.loads(await response.read()))
+        except (aiohttp.ClientError, TimeoutError, ValueError, KeyError, TypeError) as error:
+            # the last three: it answers, but is no index worker
             if worker.missed == 0:
-                log.warning("index worker %s does not answer: %s", worker.url, error or type(error).__name__)
+                log.warning("index worker %s does not answer: %s", worker.url, str(error) or type(error).__name__)
             worker.missed += 1
             return
         if worker.missed:
             log.info("index worker %s answers again", worker.url)
         worker.missed = 0
-        worker.replica, worker.partitions = answer["replica"], answer["partitions"]
-        worker.shards = {shard["partition"]: shard for shard in answer["shards"]}
-        worker.recent = answer["recent"]

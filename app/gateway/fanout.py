@@ -57,21 +57,52 @@ class Fanout:
                 break
             if attempt == 0:
                 await self._directory.refresh()
-                tried.clear()
         self._check(request, gathered)
         return gathered
 
     async def document(self, document_id: str) -> list[dict[str, Any]]:
         """What each worker holds under the id. Raises NotServing if a shard cannot be asked and none has it."""
-        workers = {
-            owners[0].url: owners[0] for p in range(self._directory.partitions) if (owners := self._directory.owners(p))
-        }
+        tried: dict[int, set[str]] = {}
+        silent: dict[int, str] = {}
+        for attempt in range(_ATTEMPTS):
+            if attempt or not self._directory.partitions:
+                await self._directory.refresh()
+            found, silent = await self._document_round(document_id, tried)
+            if found or (self._directory.partitions and not silent):
+                return found
+        reasons = ", ".join(f"shard {shard} ({why})" for shard, why in sorted(silent.items()))
+        raise NotServing(f"cannot tell: no answer from {reasons or 'any index worker'}")
+
+    async def _document_round(
+        self, document_id: str, tried: dict[int, set[str]]
+    ) -> tuple[list[dict[str, Any]], dict[int, str]]:
+        """What was found, and the shards that nobody looked into, with the reason."""
+        asked: dict[int, Worker] = {}
+        silent: dict[int, str] = {}
+        for shard in range(self._directory.partitions):
+            owner = self._owner(shard, tried)
+            if owner is None:
+                silent[shard] = "no index worker has it"
+            else:
+                asked[shard] = owner
+        workers = {worker.url: worker for worker in asked.values()}
         answers = await asyncio.gather(*(self._ask_document(worker, document_id) for worker in workers.values()))
-        found = [answer for answer in answers if answer and answer["document"] is not None]
-        silent = [worker.url for worker, answer in zip(workers.values(), answers, strict=True) if answer is None]
-        if not found and (silent or not workers):
-            raise NotServing(f"cannot tell: no answer from {', '.join(silent) or 'any index worker'}")
-        return found
+        by_url = dict(zip(workers, answers, strict=True))
+        silent |= {
+            shard: worker.url
+            for shard, worker in asked.items()
+            if (answer := by_url[worker.url]) is None or shard not in answer["shards"]
+        }
+        return [answer for answer in answers if answer and answer["document"] is not None], silent
+
+    def _owner(self, shard: int, tried: dict[int, set[str]]) -> Worker | None:
+        """Whom to ask for a shard: the best owner that was not asked yet, else the best; None if nobody has it."""
+        owners = self._directory.owners(shard)
+        asked = tried.setdefault(shard, set())
+        owner = next((worker for worker in owners if worker.url not in asked), owners[0] if owners else None)
+        if owner is not None:
+            asked.add(owner.url)
+        return owner
 
     async def _round(
         self,
@@ -83,11 +114,10 @@ class Fanout:
     ) -> None:
         groups: dict[str, list[int]] = {}
         for shard in shards:
-            owner = next((w for w in self._directory.owners(shard) if w.url not in tried.get(shard, ())), None)
+            owner = self._owner(shard, tried)
             if owner is None:
                 gathered.missing.setdefault(shard, "no index worker has it")
             else:
-                tried.setdefault(shard, set()).add(owner.url)
                 groups.setdefault(owner.url, []).append(shard)
         asked = groups.items()
         answers = await asyncio.gather(*(self._ask(url, body | {"shards": own}, timeout_s) for url, own in asked))

@@ -65,7 +65,7 @@ class Gateway:
             [
                 *health,
                 web.post("/search", self.search),
-                web.get("/documents/{id:.+}", self.document),
+                web.get("/documents/{id:(?s:.+)}", self.document),
                 web.get("/status", self.status),
                 web.get("/openapi.json", self.describe),
                 web.get("/", _file("index.html")),

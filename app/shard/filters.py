@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from operator import ge, gt, le, lt
 from typing import Any
 
 from schemas.filters import AllOf, AnyOf, Compare, Exists, Filter, Not, OneOf
@@ -44,6 +45,30 @@ def compile_filter(parsed: Filter) -> tuple[str, list[Any]]:
             return _joined(inner, "UNION", "SELECT doc FROM documents WHERE 0")
 
 
+def matches(parsed: Filter, metadata: dict[str, Any]) -> bool:
+    """What `compile_filter` asks of all documents, asked of one."""
+    match parsed:
+        case OneOf(name, values):
+            wanted = {_stored(value) for value in values}
+            return any(value in wanted for value in _values(metadata, name))
+        case Compare(name, operator, bound):
+            kinds = str if isinstance(bound, str) else (int, float)
+            return any(isinstance(v, kinds) and _COMPARE[operator](v, bound) for v in _values(metadata, name))
+        case Exists(name):
+            return bool(_values(metadata, name))
+        case Not(inner):
+            return not matches(inner, metadata)
+        case AllOf(inner):
+            return all(matches(item, metadata) for item in inner)
+        case AnyOf(inner):
+            return any(matches(item, metadata) for item in inner)
+
+
+def _values(metadata: dict[str, Any], name: str) -> list[Stored]:
+    return [value for _, value, _ in field_rows({name: metadata.get(name)}, 0)]
+
+
+_COMPARE: dict[str, Callable[[Any, Any], bool]] = {">": gt, ">=": ge, "<": lt, "<=": le}
 _KINDS = {"text": "typeof(value) = 'text'", "real": "typeof(value) IN ('integer', 'real')"}
 
 

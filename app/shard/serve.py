@@ -97,16 +97,18 @@ class ShardServer:
         return json_response({"shards": dict(zip(map(str, query.shards), answers, strict=True))})
 
     async def document(self, request: web.Request) -> web.Response:
-        """A stored document by id, from whichever shard of this worker has it."""
+        """A stored document by id, from whichever shard of this worker has it; `shards`: those that were asked."""
         document_id = request.query["id"]
         loop = asyncio.get_running_loop()
-        for partition, shard in self._shards.open.items():
+        shards = self._shards.open
+        for partition, shard in shards.items():
             found = await loop.run_in_executor(self._threads, shard.document, document_id)
             if found is not None:
                 return json_response(
-                    {"document": document_json(found, partition), "deleted": found.deleted} | _freshness(shard)
+                    {"document": document_json(found, partition), "deleted": found.deleted, "shards": list(shards)}
+                    | _freshness(shard)
                 )
-        return json_response({"document": None}, 404)
+        return json_response({"document": None, "shards": list(shards)}, 404)
 
     def close(self) -> None:
         """No more searches."""

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from app.event import Event
 from app.settings import Settings
 from app.shard.apply import Applier, Change
-from app.shard.filters import compile_filter
+from app.shard.filters import compile_filter, matches
 from app.shard.generation import Ranked
 from app.shard.graph import Graph
 from app.shard.index import HnswIndex, Mask
@@ -27,7 +27,8 @@ from schemas.filters import Filter, filter_fields
 log = logging.getLogger("headrace.shard")
 
 _LOAD_ROWS = 8192
-_RETRIES = 20
+_RETRIES = 200
+_RETRY_S = 0.001  # lets the writer publish what it has committed
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,9 +117,10 @@ class Shard:
         self._check_query(vector, fingerprint)
         for _ in range(_RETRIES):
             allowed = None if parsed is None else self._allowed(parsed)
-            hits = self._hydrated(index.search(vector, k, allowed))
+            hits = self._hydrated(index.search(vector, k, allowed), parsed)
             if hits is not None:
                 return hits
+            time.sleep(_RETRY_S)
         raise NotServing(f"shard {self.partition} changes faster than it can be read")
 
     def unknown_fields(self, parsed: Filter) -> set[str]:
@@ -202,9 +204,11 @@ class Shard:
         mask[docs] = True
         return mask
 
-    def _hydrated(self, ranked: list[Ranked]) -> list[ShardHit] | None:
+    def _hydrated(self, ranked: list[Ranked], parsed: Filter | None) -> list[ShardHit] | None:
         """Rows for what was found; None if one of them was replaced in between: then search again."""
         chunks = self._store.chunks([item.label for item in ranked])
         if len(chunks) < len(ranked):
             return None
-        return [ShardHit(*chunks[item.label], item.score) for item in ranked]
+        hits = [ShardHit(*chunks[item.label], item.score) for item in ranked]
+        # what was allowed a moment ago may have been replaced by what is not
+        return hits if parsed is None or all(matches(parsed, hit.document.metadata) for hit in hits) else None

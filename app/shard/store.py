@@ -116,6 +116,7 @@ class ShardStore:
         self._local = threading.local()
         self._readers: list[sqlite3.Connection] = []
         self._readers_lock = threading.Lock()
+        self._closed = False
         self.writer = self._open(epoch, tombstone_retention_ms)
         stored = dict(self.writer.execute("SELECT name, value FROM meta"))
         self.progress = Progress(**{name: stored[name] for name in _PROGRESS if name in stored})
@@ -140,12 +141,13 @@ class ShardStore:
         return None if row is None else Held(row[0], DocumentOrder(row[1], row[2]), bool(row[3]))
 
     def read(self) -> sqlite3.Connection:
-        """This thread's connection for reading; it sees what is committed."""
+        """This thread's connection for reading; it sees what is committed. Raises ProgrammingError once closed."""
         connection: sqlite3.Connection | None = getattr(self._local, "connection", None)
         if connection is None:
-            connection = _connect(self.path)
-            self._local.connection = connection
             with self._readers_lock:
+                if self._closed:  # the file may be another's by now
+                    raise sqlite3.ProgrammingError("the shard is closed")
+                connection = self._local.connection = _connect(self.path)
                 self._readers.append(connection)
         return connection
 
@@ -191,6 +193,7 @@ class ShardStore:
     def close(self) -> None:
         """Close all connections and let go of the file."""
         with self._readers_lock:
+            self._closed = True
             for connection in self._readers:
                 connection.close()
             self._readers.clear()

@@ -114,7 +114,7 @@ class EmbedWorker:
     async def _settle(self, within_s: float) -> None:
         try:
             await asyncio.wait_for(self._idle.wait(), within_s)
-            if self._app._consumer is not None:
+            if self._app._consumer is not None and self._kafka.trouble is None:  # without Kafka a commit only waits
                 await asyncio.wait_for(self._app.consumer.commit(), COMMIT_S)
         except TimeoutError:
             log.warning("the batch in flight was not committed within %.0f s: it will be done again", within_s)

@@ -10,13 +10,22 @@ import redis
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from app.embed.applied import AppliedState, AppliedStore, MemoryApplied, RedisApplied, Verdict, judge, state_after
+from app.embed.applied import (
+    AppliedState,
+    AppliedStore,
+    MemoryApplied,
+    RedisApplied,
+    Span,
+    Verdict,
+    judge,
+    state_after,
+)
 from app.embed.events import Work
 from app.local.redis import LocalRedis
 from app.order import DocumentOrder
 from app.redis_link import RedisLink
 from app.settings import Settings
-from tests.unit.embed.parts import event, work_of
+from tests.unit.embed.parts import GappyApplied, event, work_of
 
 HASH, MODEL = bytes(16), b"model..."
 Make = Callable[[], AppliedStore]
@@ -35,6 +44,15 @@ def make(request: pytest.FixtureRequest) -> Make:
     """Makes empty stores."""
     if request.param == "memory":
         return MemoryApplied
+    link: RedisLink = request.getfixturevalue("link")
+    return lambda: RedisApplied(link, "c", uuid.uuid4().hex, 1)
+
+
+@pytest.fixture(scope="module", params=["model", pytest.param("redis", marks=pytest.mark.redis)])
+def make_gappy(request: pytest.FixtureRequest) -> Make:
+    """Makes empty stores that know how far what they hold is complete."""
+    if request.param == "model":
+        return GappyApplied
     link: RedisLink = request.getfixturevalue("link")
     return lambda: RedisApplied(link, "c", uuid.uuid4().hex, 1)
 
@@ -58,13 +76,13 @@ def test_nothing_is_known_of_a_document_never_seen(store: AppliedStore) -> None:
 
 def test_what_was_put_is_got_in_the_order_asked_for(store: AppliedStore) -> None:
     a, b, c = works((0, "a"), (0, "b"), (0, "ключ\0"))
-    store.put([a, c], [state(1), state(2**62, 2**63 - 1, deleted=True)])
+    store.put([a, c], [state(1), state(2**62, 2**63 - 1, deleted=True)], {})
     assert store.get([c, b, a, a]) == [state(2**62, 2**63 - 1, deleted=True), None, state(1), state(1)]
 
 
 def test_one_id_in_two_partitions_is_two_documents(store: AppliedStore) -> None:
     one, other = works((0, "a"), (1, "a"))
-    store.put([one], [state(1)])
+    store.put([one], [state(1)], {})
     assert store.get([other, one]) == [None, state(1)]
 
 
@@ -76,8 +94,8 @@ def test_the_later_offset_stays_whatever_the_order_of_writing(
 ) -> None:
     """A worker that was paused may write after the one that took over."""
     (work,) = works((0, "a"))
-    store.put([work], [state(first)])
-    store.put([work], [state(second)])
+    store.put([work], [state(first)], {})
+    store.put([work], [state(second)], {})
     assert store.get([work]) == [state(kept)]
 
 
@@ -85,13 +103,13 @@ def test_the_same_offset_is_written_again(store: AppliedStore) -> None:
     """After the model was changed a redelivered event leaves another fingerprint."""
     (work,) = works((0, "a"))
     renewed = AppliedState(DocumentOrder(None, 4), False, HASH, b"another.")
-    store.put([work], [state(4)])
-    store.put([work], [renewed])
+    store.put([work], [state(4)], {})
+    store.put([work], [renewed], {})
     assert store.get([work]) == [renewed]
 
 
 def test_no_documents_are_no_work(store: AppliedStore) -> None:
-    store.put([], [])
+    store.put([], [], {})
     assert store.get([]) == []
 
 
@@ -110,16 +128,63 @@ def test_it_keeps_per_document_the_state_of_the_latest_offset(
     expected: dict[str, AppliedState] = {}
     for document, offset, version, deleted in puts:
         new = state(offset, version, deleted=deleted)
-        store.put(works((0, document)), [new])
+        store.put(works((0, document)), [new], {})
         if document not in expected or expected[document].order.source_offset <= offset:
             expected[document] = new
     assert store.get(works((0, "a"), (0, "b"))) == [expected.get("a"), expected.get("b")]
 
 
+# --- how far what is remembered is complete
+
+
+def test_batches_that_follow_each_other_are_complete_from_the_first_on(make_gappy: Make) -> None:
+    store = make_gappy()
+    assert store.complete_since({0: Span(10, 12)}) == {}
+    store.put([], [], {0: Span(10, 12)})
+    store.put([], [], {0: Span(12, 20), 1: Span(0, 3)})
+    assert store.complete_since({0: Span(20, 21), 1: Span(3, 4), 2: Span(0, 1)}) == {0: 10, 1: 0}
+
+
+def test_after_a_gap_what_was_before_it_is_not_complete_any_more(make_gappy: Make) -> None:
+    """Redis was away for the batch between."""
+    store = make_gappy()
+    store.put([], [], {0: Span(0, 5)})
+    assert store.complete_since({0: Span(6, 7)}) == {}
+    store.put([], [], {0: Span(6, 8)})
+    assert store.complete_since({0: Span(8, 9)}) == {0: 6}
+
+
+def test_a_batch_that_comes_again_takes_nothing_away(make_gappy: Make) -> None:
+    store = make_gappy()
+    store.put([], [], {0: Span(0, 9)})
+    store.put([], [], {0: Span(3, 5)})
+    assert store.complete_since({0: Span(9, 10)}) == {0: 0}
+
+
+@settings(max_examples=40, suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
+@given(
+    st.lists(st.tuples(st.integers(0, 1), st.integers(0, 12), st.integers(1, 5)), max_size=8),
+    st.sampled_from([0, 2**53, 2**62]),
+)
+@pytest.mark.redis
+def test_redis_says_the_same_of_every_span_as_its_model(
+    link: RedisLink, spans: list[tuple[int, int, int]], base: int
+) -> None:
+    redis_store, model = RedisApplied(link, "c", uuid.uuid4().hex, 1), GappyApplied()
+    for partition, first, length in spans:
+        span = {partition: Span(base + first, base + first + length)}
+        assert redis_store.complete_since(span) == model.complete_since(span)
+        redis_store.put([], [], span)
+        model.put([], [], span)
+    for first in range(18):
+        asked = {partition: Span(base + first, base + first + 1) for partition in (0, 1)}
+        assert redis_store.complete_since(asked) == model.complete_since(asked)
+
+
 @pytest.mark.redis
 def test_another_life_of_the_topic_knows_nothing_of_this_one(link: RedisLink) -> None:
     (work,) = works((0, "a"))
-    RedisApplied(link, "c", "epoch 1", 1).put([work], [state(9)])
+    RedisApplied(link, "c", "epoch 1", 1).put([work], [state(9)], {})
     assert RedisApplied(link, "c", "epoch 1", 1).get([work]) == [state(9)]
     assert RedisApplied(link, "c", "epoch 2", 1).get([work]) == [None]
     assert RedisApplied(link, "other", "epoch 1", 1).get([work]) == [None]
@@ -128,7 +193,7 @@ def test_another_life_of_the_topic_knows_nothing_of_this_one(link: RedisLink) ->
 @pytest.mark.redis
 def test_what_redis_holds_ends_after_its_time_to_live(link: RedisLink, shared_redis: LocalRedis) -> None:
     name = uuid.uuid4().hex
-    RedisApplied(link, name, "e", 2).put(works((0, "a")), [state(1)])
+    RedisApplied(link, name, "e", 2).put(works((0, "a")), [state(1)], {})
     with redis.Redis.from_url(shared_redis.url) as client:
         (key,) = client.keys(f"headrace:{name}:*")
         assert 7_000_000 < client.pttl(key) <= 7_200_000
@@ -141,7 +206,7 @@ def test_what_is_not_ours_in_redis_is_as_if_nothing_were_known(
 ) -> None:
     name = uuid.uuid4().hex
     store, (work,) = RedisApplied(link, name, "e", 1), works((0, "a"))
-    store.put([work], [state(1)])
+    store.put([work], [state(1)], {})
     with redis.Redis.from_url(shared_redis.url) as client:
         client.set(client.keys(f"headrace:{name}:*")[0], garbage)
     assert store.get([work]) == [None]
@@ -149,7 +214,7 @@ def test_what_is_not_ours_in_redis_is_as_if_nothing_were_known(
 
 def test_without_redis_nothing_is_known_and_nothing_fails() -> None:
     store, (work,) = RedisApplied(RedisLink(Settings(_env_file=None, redis_url="")), "c", "e", 1), works((0, "a"))
-    store.put([work], [state(1)])
+    store.put([work], [state(1)], {})
     assert store.get([work]) == [None]
 
 
@@ -169,5 +234,13 @@ def test_a_state_encodes_to_itself(given_state: AppliedState) -> None:
 def test_a_change_of_the_model_embeds_what_is_redelivered_or_unchanged() -> None:
     work, later = work_of(event(4, "a", "x")), work_of(event(5, "a", "x"))
     held = state_after(work, None, b"old....")
-    assert (judge(work, held, b"old...."), judge(later, held, b"old....")) == (Verdict.REDELIVERED, Verdict.UNCHANGED)
-    assert (judge(work, held, b"new...."), judge(later, held, b"new....")) == (Verdict.EMBED, Verdict.EMBED)
+    verdicts = [judge(item, held, model, complete=True) for model in (b"old....", b"new....") for item in (work, later)]
+    assert verdicts == [Verdict.REDELIVERED, Verdict.UNCHANGED, Verdict.EMBED, Verdict.EMBED]
+
+
+def test_an_older_state_says_what_is_stale_but_not_that_nothing_has_changed() -> None:
+    held = state_after(work_of(event(4, "a", "x", version=3)), None, MODEL)
+    same, older = work_of(event(9, "a", "x", version=3)), work_of(event(9, "a", "y", version=2))
+    assert judge(same, held, MODEL, complete=False) is Verdict.EMBED
+    assert judge(older, held, MODEL, complete=False) is Verdict.STALE
+    assert judge(work_of(event(3, "a", "z")), held, MODEL, complete=False) is Verdict.REDELIVERED

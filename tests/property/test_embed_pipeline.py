@@ -7,36 +7,41 @@ from itertools import groupby
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from app.embed.applied import MemoryApplied
 from app.event import Event
 from schemas.document_change import decode_change
 from schemas.errors import BrokerUnavailable
 from tests.property.test_order import histories
-from tests.unit.embed.parts import IndexModel, Parts, one_by_one, vectors
+from tests.unit.embed.parts import GappyApplied, IndexModel, Parts, one_by_one, vectors
+
+TROUBLES = [None, None, "delivery", "before", "after", "forget", "away", "older copy"]
 
 
-class _Forgetful(MemoryApplied):
-    """Crashes before or after remembering."""
+class _Troubles:
+    """What goes wrong beside one batch."""
 
-    def __init__(self) -> None:
-        super().__init__()
-        self.crash: str | None = None
+    def __init__(self, parts: Parts, applied: GappyApplied, data: st.DataObject) -> None:
+        self.parts, self.applied, self.data = parts, applied, data
+        self.copies = [applied.copy()]
 
-    def put(self, works, states) -> None:  # type: ignore[no-untyped-def]
-        if self.crash == "before":
-            raise KeyboardInterrupt
-        super().put(works, states)
-        if self.crash == "after":
-            raise KeyboardInterrupt
+    def draw(self) -> None:
+        self.clear()
+        trouble = self.data.draw(st.sampled_from(TROUBLES), label="trouble")
+        if trouble == "delivery":
+            self.parts.producer.error = BrokerUnavailable("cut")
+            self.parts.producer.lose = self.data.draw(st.integers(0, 4), label="records written")
+        elif trouble == "forget":
+            self.applied.restore(({}, {}))
+        elif trouble == "older copy":
+            self.applied.restore(self.data.draw(st.sampled_from(self.copies), label="copy"))
+        elif trouble == "away":
+            self.applied.away = True
+        else:
+            self.applied.crash = trouble
 
-
-def _disturb(parts: Parts, applied: _Forgetful, data: st.DataObject) -> None:
-    trouble = data.draw(st.sampled_from([None, None, "delivery", "before", "after", "forget"]), label="trouble")
-    parts.producer.error = BrokerUnavailable("cut") if trouble == "delivery" else None
-    parts.producer.lose = data.draw(st.integers(0, 4)) if trouble == "delivery" else None
-    applied.crash = trouble if trouble in ("before", "after") else None
-    if trouble == "forget":
-        applied._states.clear()
+    def clear(self) -> None:
+        self.copies.append(self.applied.copy())
+        self.applied.crash, self.applied.away = None, False
+        self.parts.producer.lose, self.parts.producer.error = None, None
 
 
 @settings(max_examples=150, deadline=None)
@@ -44,23 +49,22 @@ def _disturb(parts: Parts, applied: _Forgetful, data: st.DataObject) -> None:
 def test_the_log_folds_to_what_the_events_say_whatever_happens_on_the_way(
     events: list[Event], data: st.DataObject
 ) -> None:
-    applied = _Forgetful()
+    applied = GappyApplied()
     parts = Parts(applied=applied)
-    position, troubles = 0, 0
+    troubles = _Troubles(parts, applied, data)
+    position, rounds = 0, 0
     while position < len(events):
         size = data.draw(st.integers(1, len(events) - position), label="batch")
-        if troubles < 5:
-            _disturb(parts, applied, data)
-        else:
-            applied.crash, parts.producer.lose, parts.producer.error = None, None, None
-        troubles += 1
+        rounds += 1
+        troubles.draw() if rounds < 6 else troubles.clear()
+        dealt_with = {item.partition: item.offset + 1 for item in events[:position]}
         try:
-            parts.process(*events[position : position + size])
+            parts.pipeline.process(events[position : position + size], lambda _: True, {0: 0, 1: 0} | dealt_with)
         except (BrokerUnavailable, KeyboardInterrupt):
             parts.restart()
             continue
         position += size
-        if troubles < 5 and data.draw(st.booleans(), label="not committed"):
+        if rounds < 6 and data.draw(st.booleans(), label="not committed"):
             position -= data.draw(st.integers(0, size))
     _check(events, parts)
 

@@ -129,7 +129,7 @@ def test_faust_still_seeks_through_the_method_that_we_override() -> None:
 def test_faust_still_makes_its_consumer_late_and_tells_generation_and_rebalances() -> None:
     """`_consumer` is asked for before there is one: the property `consumer` would make it, in the wrong loop."""
     assert "self._consumer = " in inspect.getsource(App)
-    assert "consumer_generation_id" in inspect.getsource(App)
+    assert "self.app.consumer_generation_id" in inspect.getsource(Consumer)
     assert {"on_partitions_assigned", "on_partitions_revoked", "on_rebalance_complete"} <= set(dir(App))
     assert {"rebalancing", "_new_transport", "crash_reason", "finalize"} <= set(dir(App)) | set(
         App.__init__.__code__.co_names

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field
 from typing import Any
@@ -11,7 +11,7 @@ import numpy as np
 import orjson
 from numpy.typing import NDArray
 
-from app.embed.applied import AppliedStore, MemoryApplied
+from app.embed.applied import AppliedState, AppliedStore, MemoryApplied, Span
 from app.embed.cache import TextCache
 from app.embed.chunks import Caches, ChunkEmbedder
 from app.embed.coalesce import content_hash
@@ -96,6 +96,41 @@ class MoodyEmbedder(HashingEmbedder):
         vectors = super().embed(texts)
         vectors[bad] = np.nan
         return vectors
+
+
+class GappyApplied(MemoryApplied):
+    """What Redis keeps, in a few lines: it may be away, crash beside a write, or come back as an older copy."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.away = False
+        self.crash: str | None = None
+        self._reached: dict[int, tuple[int, int]] = {}
+
+    def get(self, works: Sequence[Work]) -> list[AppliedState | None]:
+        return [None] * len(works) if self.away else super().get(works)
+
+    def complete_since(self, spans: Mapping[int, Span]) -> dict[int, int]:
+        known = {} if self.away else self._reached
+        return {p: known[p][0] for p, span in spans.items() if p in known and known[p][1] >= span.first}
+
+    def put(self, works: Sequence[Work], states: Sequence[AppliedState], spans: Mapping[int, Span]) -> None:
+        if self.crash == "before":
+            raise KeyboardInterrupt
+        if not self.away:
+            super().put(works, states, spans)
+            for partition, span in spans.items():
+                since, reached = self._reached.get(partition, (0, -1))
+                joined = reached >= span.first
+                self._reached[partition] = (since, max(reached, span.end)) if joined else (span.first, span.end)
+        if self.crash == "after":
+            raise KeyboardInterrupt
+
+    def copy(self) -> tuple[dict[Any, Any], dict[Any, Any]]:
+        return dict(self._states), dict(self._reached)
+
+    def restore(self, copy: tuple[dict[Any, Any], dict[Any, Any]]) -> None:
+        self._states, self._reached = dict(copy[0]), dict(copy[1])
 
 
 def at_position(position: int) -> Exception:

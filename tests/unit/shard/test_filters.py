@@ -1,10 +1,9 @@
-"""Filters as SQL mean what they mean in words: compared with a few lines of Python over random metadata."""
+"""Filters as SQL and as Python mean the same, and what they say in words."""
 
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Iterator
-from operator import ge, gt, le, lt
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -12,11 +11,11 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from app.shard.filters import compile_filter, field_rows
+from app.shard.filters import compile_filter, field_rows, matches
 from app.shard.shard import Shard
 from app.shard.store import _SCHEMA
 from schemas.errors import BadRequest
-from schemas.filters import AllOf, AnyOf, Compare, Exists, Filter, Not, OneOf, parse_filter
+from schemas.filters import MAX_FILTER_DEPTH, MAX_FILTER_TERMS, parse_filter
 from tests.unit.shard.parts import delete, document, found, open_shard, unit
 
 NAMES = st.sampled_from(["lang", "year", "Ünï"])
@@ -41,34 +40,6 @@ FILTERS = st.recursive(
     ),
     max_leaves=6,
 )
-COMPARE = {">": gt, ">=": ge, "<": lt, "<=": le}
-
-
-def values(metadata: dict[str, Any], name: str) -> list[Any]:
-    value = metadata.get(name)
-    return value if isinstance(value, list) else [] if value is None else [value]
-
-
-def same(one: Any, other: Any) -> bool:
-    return one == other and isinstance(one, bool) == isinstance(other, bool)
-
-
-def holds(parsed: Filter, metadata: dict[str, Any]) -> bool:
-    match parsed:
-        case OneOf(name, wanted):
-            return any(same(value, item) for value in values(metadata, name) for item in wanted)
-        case Compare(name, operator, bound):
-            kinds: Any = str if isinstance(bound, str) else (int, float)
-            fits = [item for item in values(metadata, name) if isinstance(item, kinds) and not isinstance(item, bool)]
-            return any(COMPARE[operator](item, bound) for item in fits)
-        case Exists(name):
-            return bool(values(metadata, name))
-        case Not(inner):
-            return not holds(inner, metadata)
-        case AllOf(inner):
-            return all(holds(item, metadata) for item in inner)
-        case AnyOf(inner):
-            return any(holds(item, metadata) for item in inner)
 
 
 @pytest.fixture(scope="module")
@@ -100,17 +71,65 @@ def test_the_sql_selects_what_the_filter_says(
     fill(connection, documents)
     parsed = parse_filter(source)
     selected = {row[0] for row in connection.execute(*compile_filter(parsed))}
-    assert selected == {doc for doc, metadata in enumerate(documents, 1) if holds(parsed, metadata)}
+    assert selected == {doc for doc, metadata in enumerate(documents, 1) if matches(parsed, metadata)}
 
 
-def test_the_deepest_and_the_widest_filter_is_still_sql(connection: sqlite3.Connection) -> None:
+WRAPS: dict[str, Callable[[Any], dict[str, Any]]] = {
+    "not": lambda inner: {"not": inner},
+    "and": lambda inner: {"and": [{"lang": "en"}, inner]},
+    "or": lambda inner: {"or": [{"year": 1}, inner]},
+}
+
+
+@pytest.mark.parametrize("wraps", [["not"], ["and"], ["or"], ["not", "and"], ["not", "or"], ["and", "or", "not"]])
+def test_the_deepest_filter_is_still_sql(connection: sqlite3.Connection, wraps: list[str]) -> None:
+    documents = [{"lang": "en"}, {"lang": "de", "year": 1}]
+    fill(connection, documents)
+    source: dict[str, Any] = {"year": {"gte": 1}}
+    for level in range(MAX_FILTER_DEPTH):
+        source = WRAPS[wraps[level % len(wraps)]](source)
+    parsed = parse_filter(source)
+    selected = {row[0] for row in connection.execute(*compile_filter(parsed))}
+    assert selected == {doc for doc, metadata in enumerate(documents, 1) if matches(parsed, metadata)}
+
+
+def test_the_widest_filter_is_still_sql(connection: sqlite3.Connection) -> None:
     fill(connection, [{"lang": "en"}])
-    deep: dict[str, Any] = {"lang": "en"}
-    for _ in range(8):  # each level is two deep
-        deep = {"and": [{"not": {"or": [{"year": 1}]}}, {"or": [deep]}]}
-    wide = {"or": [{"year": number} for number in range(254)] + [{"lang": "en"}]}
-    for source in (deep, wide, {"lang": [str(number) for number in range(255)] + ["en"]}):
+    wide = {"or": [{"year": number} for number in range(MAX_FILTER_TERMS - 2)] + [{"lang": "en"}]}
+    for source in (wide, {"lang": [str(number) for number in range(MAX_FILTER_TERMS - 1)] + ["en"]}):
         assert connection.execute(*compile_filter(parse_filter(source))).fetchall() == [(1,)]
+
+
+@pytest.mark.parametrize(
+    ("source", "metadata", "right"),
+    [
+        ({"lang": "en"}, {"lang": "en"}, True),
+        ({"lang": "en"}, {"lang": ["de", "en"]}, True),
+        ({"lang": []}, {"lang": "en"}, False),
+        ({"n": 1}, {"n": 1.0}, True),
+        ({"n": 1}, {"n": True}, False),
+        ({"n": True}, {"n": 1}, False),
+        ({"n": False}, {"n": False}, True),
+        ({"n": "1"}, {"n": 1}, False),
+        ({"n": {"gt": 1}}, {"n": "2"}, False),
+        ({"n": {"gt": 0}}, {"n": True}, False),
+        ({"n": {"gte": 2, "lt": 3}}, {"n": 2.5}, True),
+        ({"n": {"lt": "b"}}, {"n": "a"}, True),
+        ({"n": {"exists": True}}, {"n": None}, False),
+        ({"n": {"exists": True}}, {"n": []}, False),
+        ({"n": {"exists": False}}, {}, True),
+        ({"not": {"n": 1}}, {}, True),
+        ({"and": []}, {}, True),
+        ({"or": []}, {}, False),
+    ],
+)
+def test_a_filter_lets_through_what_it_says(
+    connection: sqlite3.Connection, source: dict[str, Any], metadata: dict[str, Any], right: bool
+) -> None:
+    fill(connection, [metadata])
+    parsed = parse_filter(source)
+    assert matches(parsed, metadata) == right
+    assert (connection.execute(*compile_filter(parsed)).fetchall() == [(1,)]) == right
 
 
 def test_a_filter_follows_updates_and_deletes_of_a_document(tmp_path: Path) -> None:

@@ -1,0 +1,62 @@
+"""The shards of a worker: opened, given back, replaced; the absorber goes on beside."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from app.shard.shards import Shards
+from tests.services_local import eventually
+from tests.unit.shard.parts import document, found, random_units, shard_settings, unit
+
+
+@pytest.fixture
+def shards(tmp_path: Path) -> Iterator[Shards]:
+    opened = Shards(shard_settings(tmp_path, write_buffer_rows=4, replica="r7"), "epoch", lambda: False)
+    yield opened
+    opened.close()
+
+
+def test_each_partition_has_a_file_of_its_own_per_collection_and_replica(shards: Shards, tmp_path: Path) -> None:
+    shards.acquire({0, 3})
+    shards.acquire({3})
+    assert set(shards.open) == {0, 3}
+    files = sorted(path.relative_to(tmp_path) for path in tmp_path.rglob("*.sqlite"))
+    assert files == [Path(f"documents/replica-r7/shard-{partition}.sqlite") for partition in (0, 3)]
+
+
+def test_a_shard_that_comes_back_goes_on_where_it_was(shards: Shards) -> None:
+    shards.acquire({0})
+    shards.open[0].apply([document(0, "a", unit(1))])
+    shards.release({0, 5})
+    assert dict(shards.open) == {}
+    shards.acquire({0})
+    assert (shards.open[0].next_offset, found(shards.open[0], unit(1))) == (1, ["a"])
+
+
+def test_a_shard_that_is_reset_is_empty_and_the_others_stay(shards: Shards) -> None:
+    shards.acquire({0, 1})
+    for partition in (0, 1):
+        shards.open[partition].apply([document(0, "a", unit(1))])
+    other = shards.open[1]
+    shards.reset(0)
+    assert (shards.open[0].next_offset, shards.open[1]) == (None, other)
+
+
+def test_the_map_that_a_reader_holds_does_not_change(shards: Shards) -> None:
+    shards.acquire({0})
+    held = shards.open
+    shards.acquire({1})
+    assert set(held) == {0}
+    with pytest.raises(TypeError):
+        shards.open[2] = shards.open[0]  # type: ignore[index]
+
+
+def test_the_absorber_moves_the_buffers_of_all_shards_into_their_graphs(shards: Shards) -> None:
+    shards.acquire({0, 1})
+    for shard in shards.open.values():
+        shard.apply([document(n, f"d{n}", vector) for n, vector in enumerate(random_units(30, 1))])
+    eventually(lambda: all(shard.status().buffered < 4 for shard in shards.open.values()))
+    assert [shard.status().chunks for shard in shards.open.values()] == [30, 30]
