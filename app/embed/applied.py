@@ -95,7 +95,8 @@ def judge(work: Work, held: AppliedState | None, fingerprint: bytes, *, complete
         return Verdict.REDELIVERED if held.fingerprint == fingerprint else Verdict.EMBED
     if not work.order.supersedes(held.order):
         return Verdict.STALE
-    if not complete:
+    # what it superseded in its batch may have been produced by an attempt that was cut off before it could remember
+    if not complete or work.first_offset < work.event.offset:
         return Verdict.EMBED
     if work.change.op == "delete":
         repeated = held.deleted and work.change.version in (None, held.order.version)

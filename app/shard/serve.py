@@ -162,9 +162,18 @@ class ShardServer:
 
 def document_json(document: StoredDocument, partition: int) -> dict[str, Any]:
     """A stored document for the gateway; times in ms since the epoch."""
-    fields = asdict(document) | {"shard": partition}
-    del fields["doc"], fields["deleted"]
-    return fields
+    return {
+        "id": document.id,
+        "shard": partition,
+        "version": document.version,
+        "source_offset": document.source_offset,
+        "title": document.title,
+        "text": document.text,
+        "metadata": document.metadata,
+        "event_time_ms": document.event_time_ms,
+        "indexed_time_ms": document.indexed_time_ms,
+        "trace_id": document.trace_id,
+    }
 
 
 def _hit_json(hit: ShardHit, partition: int) -> dict[str, Any]:

@@ -375,6 +375,19 @@ def test_a_crash_in_the_middle_of_producing_leaves_the_same_documents(written: i
     assert folded(parts.producer.log) == FINAL
 
 
+def test_back_and_forth_in_one_batch_is_produced_after_a_crash_that_had_produced_the_forth() -> None:
+    """A is remembered, B was produced when the worker was killed: then A, in one batch with B, is no repetition."""
+    parts = Parts()
+    parts.process(event(0, "a", "A"))
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(parts.applied, "put", lambda *_: (_ for _ in ()).throw(Crash))
+        with pytest.raises(Crash):
+            parts.process(event(1, "a", "B"))
+    parts.restart()
+    parts.process(event(1, "a", "B"), event(2, "a", "A"))
+    assert folded(parts.producer.log) == {(0, "a"): ("A", None, {})}
+
+
 def test_a_redis_that_forgot_everything_costs_work_and_changes_nothing() -> None:
     parts = Parts()
     for batch in BATCHES:
