@@ -115,7 +115,7 @@ class Settings(BaseSettings):
     # --- embed worker
     batch_max_documents: int = _setting(512, "most events in one batch of the embed worker", "events", ge=1)
     batch_max_bytes: int = _setting(
-        2**18,
+        2**16,
         "most text in one batch: bounds how long a new event waits for the batch before it",
         "bytes",
         ge=1,

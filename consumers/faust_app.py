@@ -75,7 +75,7 @@ class WorkerConsumer(driver.Consumer):  # type: ignore[misc]
             return WaitResults([callback], [done.value], False)
         return await super().wait_first(_rest(callback, waits_for), *coros[1:], timeout=timeout)
 
-    def on_buffer_full(self, tp: Any) -> None:  # noqa: ARG002
+    def on_buffer_full(self, tp: Any) -> None:
         """Nothing: a full buffer holds up the delivery of the next event anyhow.
 
         Faust would stop fetching as well, and sleep a whole second once every partition is full. Measured: twice the

@@ -149,9 +149,13 @@ def _last_token_start(starts: list[int], start: int, limit: int) -> int:
 
 
 def _is_torn(text: str, start: int, end: int) -> bool:
-    before = start > 0 and not text[start - 1].isspace()
-    after = end < len(text) and not text[end].isspace()
-    return before or after
+    """Whether the model may see other words at the ends of the span than it saw in the whole text."""
+    return (start > 0 and not _separates(text[start - 1])) or (end < len(text) and not _separates(text[end]))
+
+
+def _separates(character: str) -> bool:
+    """Whether it is white space for tokenizers too: BERT drops control characters, and so joins what they part."""
+    return character.isspace() and character not in "\x0b\x0c\x1c\x1d\x1e\x1f\x85"
 
 
 def _skip_space(text: str, position: int) -> int:

@@ -109,7 +109,7 @@ def _compile(folder: ModelFolder, precision: str, threads: int) -> Any:
         raise ModelMissing(f"the openvino runtime does not import ({error}): `pip install openvino`") from error
 
     # The hint is always set: by default OpenVINO takes bf16 wherever the CPU knows the type, slow or not.
-    # Pinned, the threads of two processes (embed worker and gateway, say) wait for the same cores while others are idle.
+    # Pinned, the threads of two processes (embed worker and gateway) wait for the same cores while others are idle.
     options: dict[str, Any] = {
         "INFERENCE_PRECISION_HINT": precision,
         "PERFORMANCE_HINT": "LATENCY",
