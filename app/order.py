@@ -29,6 +29,12 @@ class DocumentOrder:
         """
         return self if self.version is not None else DocumentOrder(held.version, self.source_offset)
 
+    def with_floor(self, version: int | None) -> DocumentOrder:
+        """The order with at least this version: one the document had before, that travels with its later changes."""
+        if version is None or (self.version is not None and self.version >= version):
+            return self
+        return DocumentOrder(version, self.source_offset)
+
     def comparable(self, other: DocumentOrder) -> bool:
         """Whether the two can be compared without knowing what is held: both have a version, or neither has."""
         return (self.version is None) == (other.version is None)

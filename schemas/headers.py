@@ -10,6 +10,7 @@ All values are ASCII so that any Kafka tool shows them.
 | headrace-as-of | … as of this time (ms since the epoch) |
 | headrace-epoch | the life of the changes topic in which these offsets mean something |
 | headrace-version | the producer's version, if it gave one |
+| headrace-version-floor | else the one that its document had before, as far as it is known |
 | headrace-event-time | ms since the epoch |
 | headrace-stages | `produced=…,consumed=…`: ns since the epoch at which each stage ended |
 | traceparent | W3C Trace Context of the producer's span |
@@ -55,6 +56,7 @@ class RecordHeaders:
     version: int | None = None
     stages: dict[Stage, int] = field(default_factory=dict)
     traceparent: str | None = None
+    version_floor: int | None = None
 
     def encode(self) -> Headers:
         """As (name, bytes) pairs, ready for a producer."""
@@ -68,6 +70,8 @@ class RecordHeaders:
         ]
         if self.version is not None:
             headers.append(("headrace-version", b"%d" % self.version))
+        if self.version_floor is not None:
+            headers.append(("headrace-version-floor", b"%d" % self.version_floor))
         if self.stages:
             headers.append(("headrace-stages", ",".join(f"{k}={v}" for k, v in self.stages.items()).encode()))
         if self.traceparent is not None:
@@ -83,7 +87,7 @@ def decode_headers(headers: Iterable[tuple[str, bytes | None]]) -> RecordHeaders
         if kind not in KINDS:
             raise InvalidVectorRecord(f"unknown headrace-kind {kind!r}")
         partition, _, offset = found["headrace-source"].partition(b":")
-        version = found.get("headrace-version")
+        version, floor = found.get("headrace-version"), found.get("headrace-version-floor")
         traceparent = found.get("traceparent")
         return RecordHeaders(
             kind=kind,
@@ -96,6 +100,7 @@ def decode_headers(headers: Iterable[tuple[str, bytes | None]]) -> RecordHeaders
             version=None if version is None else _int64(version),
             stages=_decode_stages(found.get("headrace-stages", b"")),
             traceparent=None if traceparent is None else traceparent.decode(),
+            version_floor=None if floor is None else _int64(floor),
         )
     except KeyError as error:
         raise InvalidVectorRecord(f"the header {error.args[0]} is missing") from error

@@ -98,9 +98,10 @@ def judge(work: Work, held: AppliedState | None, fingerprint: bytes, *, complete
     # what it superseded in its batch may have been produced by an attempt that was cut off before it could remember
     if not complete or work.first_offset < work.event.offset:
         return Verdict.EMBED
+    # the hash holds the change's own version: where a higher one was forgotten here, the shard may have refused what
+    # is remembered, and then refuses this as well, but not the same content without a version
     if work.change.op == "delete":
-        repeated = held.deleted and work.change.version in (None, held.order.version)
-        return Verdict.UNCHANGED if repeated else Verdict.EMBED
+        return Verdict.UNCHANGED if held.deleted and held.content_hash == work.content_hash else Verdict.EMBED
     same = not held.deleted and held.content_hash == work.content_hash and held.fingerprint == fingerprint
     return Verdict.UNCHANGED if same else Verdict.EMBED
 

@@ -15,8 +15,8 @@ class Work:
     """One change that counts, on its way through the steps.
 
     first_offset: the earliest event that this change stands for; what it superseded in the batch came after it.
-    traceparent: the span under which the document's next stage belongs. version: that travels with the record: the
-    change's own, or the one its document had before.
+    traceparent: the span under which the document's next stage belongs. version: that its document holds
+    with this change: the change's own, or the one that is known from before.
     """
 
     event: Event

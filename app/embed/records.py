@@ -91,7 +91,8 @@ class RecordFactory:
             as_of_ms=reach.as_of_ms,
             epoch=self.epoch,
             event_time_ms=change.event_time if change.event_time is not None else event.timestamp_ms,
-            version=work.version,
+            version=change.version,
+            version_floor=work.version if change.version is None else None,
             stages=work.stages,
             traceparent=work.traceparent,
         )

@@ -20,7 +20,7 @@ from app.kafka.config import librdkafka_config
 from app.settings import Settings
 from schemas.errors import BrokerUnavailable, Rejected, SettingsError
 
-_MOST_BYTES = 1_000_000_000
+MOST_BYTES = 1_000_000_000  # as much as librdkafka allows
 _TOO_LARGE = (KafkaError.MSG_SIZE_TOO_LARGE, KafkaError.INVALID_MSG_SIZE)
 
 
@@ -51,11 +51,18 @@ class RecordProducer:
     """Thread-safe. Close it: `close` waits for what is under way.
 
     linger_ms: how long librdkafka waits for a batch to fill; 0 for latency, its default 5 for bulk.
-    delivery_timeout_ms: a record not confirmed by then fails with BrokerUnavailable.
+    delivery_timeout_ms: a record not confirmed by then fails with BrokerUnavailable. max_bytes: a record larger than
+    this, before compression, is refused here already; default `max_record_bytes`.
     """
 
     def __init__(
-        self, settings: Settings, client_id: str, *, linger_ms: float = 0, delivery_timeout_ms: int = 120_000
+        self,
+        settings: Settings,
+        client_id: str,
+        *,
+        linger_ms: float = 0,
+        delivery_timeout_ms: int = 120_000,
+        max_bytes: int | None = None,
     ) -> None:
         self._producer = _producer(
             librdkafka_config(settings, client_id)
@@ -65,8 +72,7 @@ class RecordProducer:
                 "linger.ms": linger_ms,
                 # Java's partitioner: the default of librdkafka would send a key elsewhere than other clients do
                 "partitioner": "murmur2_random",
-                # librdkafka measures what is not yet compressed; the topic's limit is what counts
-                "message.max.bytes": _MOST_BYTES,
+                "message.max.bytes": max_bytes or settings.max_record_bytes,
                 "delivery.timeout.ms": delivery_timeout_ms,
                 "queue.buffering.max.messages": 100_000,
                 "queue.buffering.max.kbytes": 256 * 1024,

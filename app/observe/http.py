@@ -66,9 +66,10 @@ class HttpThread:
         self._application = application
         self._socket = bound
         self._loop = asyncio.new_event_loop()
-        self._runner = web.AppRunner(application, access_log=None, handle_signals=False)
+        self._runner = web.AppRunner(application, access_log=None, handle_signals=False, shutdown_timeout=2)
         self._thread = threading.Thread(target=self._run, name="http", daemon=True)
         self._started = threading.Event()
+        self._failure: Exception | None = None
 
     @property
     def port(self) -> int:
@@ -84,6 +85,8 @@ class HttpThread:
         """Returns when requests are answered."""
         self._thread.start()
         self._started.wait()
+        if self._failure is not None:
+            raise self._failure
 
     def close(self) -> None:
         """Stop answering; waits a few seconds for requests under way."""
@@ -93,11 +96,15 @@ class HttpThread:
 
     def _run(self) -> None:
         asyncio.set_event_loop(self._loop)
-        self._loop.run_until_complete(self._serve())
+        try:
+            self._loop.run_until_complete(self._serve())
+        except Exception as error:  # noqa: BLE001 - raised in `start`, which waits
+            self._failure = error
         self._started.set()
-        self._loop.run_forever()
+        if self._failure is None:
+            self._loop.run_forever()
         self._loop.close()
 
     async def _serve(self) -> None:
         await self._runner.setup()
-        await web.SockSite(self._runner, self._socket, shutdown_timeout=2).start()
+        await web.SockSite(self._runner, self._socket).start()

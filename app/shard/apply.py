@@ -99,7 +99,10 @@ class Applier:
             return "stale"
         if record is not None:
             self._check_model(record)
-        order = order if held is None else order.after(held.order)
+        if held is not None:
+            order = order.after(held.order)
+        # never below what is held: whoever wrote it may not have known the highest
+        order = order.with_floor(headers.version_floor)
         doc = self._write_row(document_id, order, headers, record, held)
         chunk_count = self._write_chunks(doc, record, change, replaces=held is not None)
         was_there = held is not None and not held.deleted

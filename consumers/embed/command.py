@@ -16,7 +16,7 @@ from app.embed.chunks import Caches, ChunkEmbedder
 from app.embed.pipeline import HEADER_ROOM_BYTES, EmbedPipeline
 from app.embed.records import RecordFactory
 from app.embed.spans import BatchSpans
-from app.kafka.producer import RecordProducer
+from app.kafka.producer import MOST_BYTES, RecordProducer
 from app.kafka.start import check_kafka
 from app.kafka.watch import KafkaWatch
 from app.model.chunker import Chunker
@@ -51,7 +51,8 @@ async def _run(settings: Settings, stop: asyncio.Event) -> None:
     bound = listen(settings.embed_host, settings.embed_port, "the embed worker")
     link = RedisLink(settings)
     link.require()
-    producer = RecordProducer(settings, f"{settings.collection}-embed", linger_ms=0)
+    # what comes in compressed may be larger than the limit, and must fit into a dead letter: the topic's limit decides
+    producer = RecordProducer(settings, f"{settings.collection}-embed", linger_ms=0, max_bytes=MOST_BYTES)
     topics = await asyncio.to_thread(check_kafka, settings, producer)
     embedder = await asyncio.to_thread(
         load_embedder, settings.model, settings.runtime, settings.precision, settings.model_threads

@@ -220,10 +220,12 @@ class IndexModel:
     orders: dict[tuple[int, str], DocumentOrder] = field(default_factory=dict)
     contents: dict[tuple[int, str], Content] = field(default_factory=dict)
 
-    def apply(self, document: tuple[int, str], order: DocumentOrder, content: Content) -> None:
+    def apply(
+        self, document: tuple[int, str], order: DocumentOrder, content: Content, floor: int | None = None
+    ) -> None:
         held = self.orders.get(document)
         if held is None or order.supersedes(held):
-            self.orders[document] = order if held is None else order.after(held)
+            self.orders[document] = (order if held is None else order.after(held)).with_floor(floor)
             self.contents[document] = content
 
     def apply_change(self, partition: int, offset: int, change: DocumentChange) -> None:
@@ -236,7 +238,8 @@ class IndexModel:
         document = told.document
         content = None if document is None else (document.text, document.title, document.metadata)
         order = DocumentOrder(told.headers.version, told.headers.source_offset)
-        self.apply((told.headers.source_partition, told.id), order, content)
+        document_id = (told.headers.source_partition, told.id)
+        self.apply(document_id, order, content, told.headers.version_floor)
 
     def living(self) -> dict[tuple[int, str], Content]:
         """What can be found."""

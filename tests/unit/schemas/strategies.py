@@ -54,6 +54,7 @@ def record_headers() -> st.SearchStrategy[RecordHeaders]:
         version=st.none() | st.integers(0, 2**63 - 1),
         stages=st.dictionaries(st.sampled_from(STAGES), INT64),
         traceparent=st.none() | TEXT,
+        version_floor=st.none() | st.integers(0, 2**63 - 1),
     )
 
 

@@ -71,6 +71,18 @@ def test_the_version_counts_before_the_offset(shard: Shard) -> None:
     assert (stored.text, stored.version) == ("x", 2)
 
 
+def test_a_floor_keeps_older_versions_out_but_does_not_make_the_change_itself_old(shard: Shard) -> None:
+    shard.apply([document(0, "a", unit(1), source_offset=5, version=7, text="x")])
+    shard.apply([document(1, "a", unit(1), source_offset=6, version_floor=2, text="y")])
+    shard.apply([document(2, "b", unit(1), source_offset=7, version_floor=4, text="z")])
+    late = [document(3, name, unit(1), source_offset=8, version=3, text="late") for name in "ab"]
+    assert dict(shard.apply([item._replace(offset=3 + n) for n, item in enumerate(late)]).outcomes) == {"stale": 2}
+    a, b = shard.document("a"), shard.document("b")
+    assert a is not None
+    assert b is not None
+    assert [(a.text, a.version), (b.text, b.version)] == [("y", 7), ("z", 4)]
+
+
 def test_one_id_several_times_in_a_transaction_leaves_only_its_last_chunks(shard: Shard) -> None:
     shard.apply([document(0, "a", unit(1))])
     change = shard.apply(

@@ -1,0 +1,245 @@
+"""Trace headers, freshness and its traces, logs, metrics, and the small server beside a role."""
+
+from __future__ import annotations
+
+import logging
+import socket
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from typing import Any
+
+import orjson
+import pytest
+from aiohttp import web
+from hypothesis import given
+from hypothesis import strategies as st
+from opentelemetry.sdk.trace import TracerProvider
+from opentelemetry.sdk.trace.export import SimpleSpanProcessor
+from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
+
+from app.observe.freshness import FreshnessTraces
+from app.observe.http import HttpThread, health_routes, listen
+from app.observe.logs import set_up_logs
+from app.observe.metrics import EmbedMetrics, GatewayMetrics, IndexMetrics, exposition
+from app.observe.tracing import Tracing, format_traceparent, new_traceparent, parse_traceparent, trace_id_of
+from app.settings import Settings
+from schemas.errors import ServiceMissing
+from schemas.headers import RecordHeaders, Stage
+
+TRACE, SPAN = "a" * 32, "b" * 16
+MS = 1_000_000
+
+
+def settings(**changed: Any) -> Settings:
+    return Settings(_env_file=None, **changed)
+
+
+# --- trace headers
+
+
+def test_a_fresh_traceparent_reads_back_and_is_never_the_same() -> None:
+    one, other = new_traceparent(), new_traceparent()
+    context = parse_traceparent(one)
+    assert context is not None
+    assert format_traceparent(context) == one
+    assert trace_id_of(one) != trace_id_of(other)
+
+
+@pytest.mark.parametrize(
+    "header",
+    [
+        None,
+        "",
+        "x",
+        f"00-{TRACE}",
+        f"00-{'0' * 32}-{SPAN}-01",
+        f"00-{TRACE}-{'0' * 16}-01",
+        f"00-{TRACE.upper()}-{SPAN}-01",
+    ],
+)
+def test_a_malformed_traceparent_is_as_if_there_were_none(header: str | None) -> None:
+    assert (trace_id_of(header), parse_traceparent(header)) == (None, None)
+
+
+def test_a_later_version_of_the_header_is_understood() -> None:
+    assert trace_id_of(f"cc-{TRACE}-{SPAN}-01-what-the-future-is-like") == TRACE
+
+
+@given(st.text())
+def test_any_header_is_read_without_an_error(header: str) -> None:
+    assert (trace_id_of(header) is None) == (parse_traceparent(header) is None)
+
+
+def test_without_an_endpoint_nothing_is_traced() -> None:
+    tracing = Tracing(settings(otlp_endpoint=None, trace_one_in=1), "embed")
+    assert not tracing.enabled
+    assert not tracing.wants(f"00-{TRACE}-{SPAN}-01")
+    tracing.close()
+
+
+# --- freshness
+
+
+class Recorded:
+    """A Tracing whose spans stay in memory."""
+
+    def __init__(self, wanted: bool) -> None:
+        self.enabled = True
+        self.exporter = InMemorySpanExporter()
+        provider = TracerProvider()
+        provider.add_span_processor(SimpleSpanProcessor(self.exporter))
+        self.tracer = provider.get_tracer("test")
+        self._wanted = wanted
+
+    def wants(self, _: str | None) -> bool:
+        return self._wanted
+
+
+STAGES: dict[Stage, int] = {
+    "produced": 1000 * MS,
+    "consumed": 1010 * MS,
+    "looked_up": 1015 * MS,
+    "embedded": 1040 * MS,
+    "published": 1041 * MS,
+    "applied": 1060 * MS,
+    "visible": 1065 * MS,
+}
+
+
+def visible(wanted: bool, objective_ms: int, stages: dict[Stage, int] | None = None) -> tuple[float, list[Any]]:
+    tracing = Recorded(wanted)
+    traces = FreshnessTraces(tracing, "d.vectors", objective_ms)  # type: ignore[arg-type]
+    headers = RecordHeaders(
+        "document", 0, 5, 5, 0, "e", 900, stages=stages or STAGES, traceparent=f"00-{TRACE}-{SPAN}-01"
+    )
+    return traces.visible("a", headers, 0, 2), list(tracing.exporter.get_finished_spans())
+
+
+def test_freshness_is_from_the_event_to_the_moment_it_can_be_found() -> None:
+    assert visible(wanted=False, objective_ms=1000)[0] == pytest.approx(0.165)
+
+
+def test_a_document_that_is_wanted_has_a_trace_with_every_stage_as_child_of_its_publisher() -> None:
+    spans = {span.name: span for span in visible(wanted=True, objective_ms=1000)[1]}
+    whole = spans.pop("index d.vectors")
+    assert f"{whole.context.trace_id:032x}" == TRACE
+    assert f"{whole.parent.span_id:016x}" == SPAN
+    assert (whole.start_time, whole.end_time) == (STAGES["produced"], STAGES["visible"])
+    stages = sorted(spans.values(), key=lambda span: span.start_time)
+    borders = [(span.start_time, span.end_time) for span in stages]
+    assert [end for _, end in borders[:-1]] == [start for start, _ in borders[1:]]
+    assert (borders[0][0], borders[-1][1]) == (STAGES["produced"], STAGES["visible"])
+    assert {border for pair in borders for border in pair} <= set(STAGES.values())
+    assert (spans["embed"].end_time - spans["embed"].start_time) // MS == 25
+    assert {span.parent.span_id for span in spans.values()} == {whole.context.span_id}
+
+
+@pytest.mark.parametrize(("objective_ms", "traced"), [(65, False), (64, True)])
+def test_a_slow_document_is_traced_although_nobody_wanted_it(objective_ms: int, traced: bool) -> None:
+    spans = visible(wanted=False, objective_ms=objective_ms)[1]
+    assert bool(spans) == traced
+    assert [span.attributes["headrace.slow"] for span in spans if span.name == "index d.vectors"] == [True] * traced
+
+
+def test_stages_that_are_unknown_are_left_out() -> None:
+    spans = visible(wanted=True, objective_ms=1000, stages={"visible": 5 * MS})[1]
+    assert [span.name for span in spans] == ["index d.vectors"]
+
+
+# --- logs
+
+
+@pytest.fixture(autouse=True)
+def _logs_as_before(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """What `set_up_logs` changes of the process is put back."""
+    root = logging.getLogger()
+    handlers, level = list(root.handlers), root.level
+    levels = {
+        name: logging.getLogger(name).level for name in ("aiokafka", "faust", "mode", "consumers", "aiohttp.access")
+    }
+    monkeypatch.setattr(logging, "captureWarnings", lambda capture: None)
+    yield
+    root.handlers[:] = handlers
+    root.setLevel(level)
+    for name, before in levels.items():
+        logging.getLogger(name).setLevel(before)
+
+
+def test_text_lines_name_level_and_logger_and_keep_the_traceback(capsys: pytest.CaptureFixture[str]) -> None:
+    set_up_logs(settings(log_level="info"))
+    logging.getLogger("headrace.test").debug("unheard")
+    try:
+        raise ValueError("no")
+    except ValueError:
+        logging.getLogger("headrace.test").exception("failed %d", 7)
+    lines = capsys.readouterr().err.splitlines()
+    assert lines[0].endswith("error   headrace.test: failed 7")
+    assert lines[-1] == "ValueError: no"
+    assert "unheard" not in "".join(lines)
+
+
+def test_json_lines_are_one_object_each(capsys: pytest.CaptureFixture[str]) -> None:
+    set_up_logs(settings(log_format="json"))
+    logging.getLogger("headrace.test").warning("a\nb %s", "ü")
+    (line,) = capsys.readouterr().err.splitlines()
+    fields = orjson.loads(line)
+    assert (fields["level"], fields["logger"], fields["message"]) == ("warning", "headrace.test", "a\nb ü")
+
+
+def test_libraries_that_talk_much_are_silent_unless_debugging(capsys: pytest.CaptureFixture[str]) -> None:
+    set_up_logs(settings())
+    logging.getLogger("aiokafka").error("broken connection")
+    assert capsys.readouterr().err == ""
+
+
+# --- metrics and the small server
+
+
+@pytest.mark.parametrize("metrics", [EmbedMetrics, IndexMetrics, GatewayMetrics])
+def test_every_metric_is_ours_has_a_meaning_and_its_unit_in_its_name(metrics: Any) -> None:
+    text = exposition(metrics().registry).decode()
+    helps = [line.split(" ", 3)[2:] for line in text.splitlines() if line.startswith("# HELP")]
+    assert helps
+    assert all(name.startswith("headrace_") and meaning for name, meaning in helps)
+    assert metrics().registry is not metrics().registry
+
+
+def test_a_role_answers_about_itself_and_stops() -> None:
+    trouble: list[str | None] = ["still loading"]
+    application = web.Application()
+    application.add_routes(health_routes(lambda: trouble[0], lambda: {"redis": "ok"}, EmbedMetrics().registry))
+    server = HttpThread(application, listen("127.0.0.1", 0, "the test"))
+    server.start()
+    port = server.port
+    base = f"http://127.0.0.1:{port}"
+
+    def get(path: str) -> tuple[int, bytes]:
+        try:
+            with urllib.request.urlopen(base + path, timeout=5) as response:
+                return response.status, response.read()
+        except urllib.error.HTTPError as error:
+            with error:
+                return error.code, error.read()
+
+    try:
+        assert get("/healthz") == (200, b'{"status":"ok"}')
+        status, body = get("/readyz")
+        assert (status, orjson.loads(body)) == (
+            503,
+            {"ready": False, "reason": "still loading", "services": {"redis": "ok"}},
+        )
+        trouble[0] = None
+        assert get("/readyz")[0] == 200
+        assert b"headrace_embed_batch_seconds" in get("/metrics")[1]
+    finally:
+        server.close()
+    with pytest.raises(OSError, match="refused"):
+        socket.create_connection(("127.0.0.1", port), timeout=1)
+
+
+def test_a_taken_port_is_named_with_who_wanted_it() -> None:
+    with listen("127.0.0.1", 0, "the first") as bound:
+        port = bound.getsockname()[1]
+        with pytest.raises(ServiceMissing, match=rf"the gateway cannot listen on 127\.0\.0\.1:{port}: "):
+            listen("127.0.0.1", port, "the gateway")
