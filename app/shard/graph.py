@@ -37,6 +37,8 @@ class Graph:
 
     def add(self, vectors: NDArray[np.float32], labels: NDArray[np.int64]) -> None:
         """Add new points: vectors of shape (n, dim), labels never used before."""
+        if not len(labels):
+            return  # hnswlib refuses none
         if self.count + len(labels) > self._capacity:
             self._capacity = max(self._capacity * 2, self.count + len(labels))
             self._index.resize_index(self._capacity)

@@ -14,6 +14,7 @@ from app.shard.shard import Shard
 log = logging.getLogger("headrace.shard")
 
 _REST_S = 0.05
+_TROUBLE_S = 5.0
 
 
 class Shards:
@@ -28,6 +29,7 @@ class Shards:
         self._pressed = pressed
         self._open: Mapping[int, Shard] = MappingProxyType({})
         self._stopped = threading.Event()
+        self.trouble: str | None = None
         self._absorbing = threading.Lock()
         self._absorber = threading.Thread(target=self._absorb, name="absorber", daemon=True)
         self._absorber.start()
@@ -71,8 +73,16 @@ class Shards:
 
     def _absorb(self) -> None:
         while not self._stopped.is_set():
-            with self._absorbing:
-                pressed = self._pressed()
-                worked = [shard.absorb(pressed=pressed) for shard in self._open.values()]
+            try:
+                with self._absorbing:
+                    pressed = self._pressed()
+                    worked = [shard.absorb(pressed=pressed) for shard in self._open.values()]
+                self.trouble = None
+            except Exception as error:
+                # queries stay right without a graph, and get slower: say so, go on
+                log.exception("a graph cannot be built")
+                self.trouble = f"a graph cannot be built: {type(error).__name__}: {error}"
+                worked = []
+                self._stopped.wait(_TROUBLE_S)
             if not any(worked):
                 self._stopped.wait(_REST_S)

@@ -72,7 +72,7 @@ class IndexWorker:
         if not self._placed:
             return "waiting for its shards"
         behind = [partition for partition, shard in self.shards.open.items() if not shard.ready]
-        return f"shards catching up: {behind}" if behind else self._kafka.trouble
+        return f"shards catching up: {behind}" if behind else self.shards.trouble or self._kafka.trouble
 
     async def run(self) -> None:
         """Apply records and keep the registry entry alive; ends only by an error or by being cancelled."""

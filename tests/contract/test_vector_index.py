@@ -153,6 +153,17 @@ def test_the_buffer_waits_while_records_wait_and_is_absorbed_a_slice_at_a_time()
     assert [item.doc for item in index.search(vectors[3], 1)] == [3]
 
 
+def test_a_slice_of_the_buffer_that_died_before_it_was_absorbed_is_passed_over() -> None:
+    index = hnsw(rows=1)
+    vectors = random_units(SLICE_ROWS + 2, 4)
+    labels = list(range(5, 5 + len(vectors)))
+    index.publish(labels, labels, vectors, [])
+    index.publish([], [], vectors[:0], labels[:SLICE_ROWS])
+    absorb_all(index)
+    assert (index.buffered, index.chunks) == (0, 2)
+    assert [item.label for item in index.search(vectors[-1], 5)] == [labels[-1], labels[-2]]
+
+
 def test_removed_points_of_the_graph_are_counted_as_dead() -> None:
     index = hnsw(rows=1)
     publish(index, {label: (label, vector) for label, vector in enumerate(random_units(20, 2), 5)})
