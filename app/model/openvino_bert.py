@@ -109,14 +109,10 @@ def _compile(folder: ModelFolder, precision: str, threads: int) -> Any:
         raise ModelMissing(f"the openvino runtime does not import ({error}): `pip install openvino`") from error
 
     # The hint is always set: by default OpenVINO takes bf16 wherever the CPU knows the type, slow or not.
-    # Pinned, the threads of two processes (embed worker and gateway) wait for the same cores while others are idle.
-    options: dict[str, Any] = {
-        "INFERENCE_PRECISION_HINT": precision,
-        "PERFORMANCE_HINT": "LATENCY",
-        "ENABLE_CPU_PINNING": False,
-    }
+    options: dict[str, Any] = {"INFERENCE_PRECISION_HINT": precision, "PERFORMANCE_HINT": "LATENCY"}
     if threads:
-        options["INFERENCE_NUM_THREADS"] = threads
+        # With pinning, two processes of one thread each land on the same core.
+        options |= {"INFERENCE_NUM_THREADS": threads, "ENABLE_CPU_PINNING": False}
     model = build_encoder(folder)
     try:
         return Core().compile_model(model, "CPU", options).create_infer_request()
