@@ -10,6 +10,7 @@ from typing import Any
 
 import click
 from aiohttp import web
+from threadpoolctl import threadpool_limits
 
 from app.cli.options import setting_flags
 from app.kafka.producer import RecordProducer
@@ -50,6 +51,8 @@ def index(**flags: Any) -> None:
 async def _run(settings: Settings, stop: asyncio.Event) -> None:
     """Start in the order of dependency, stop in reverse."""
     sys.setswitchinterval(SWITCH_INTERVAL_S)
+    # a scan of a few thousand rows is over before a second thread of BLAS has started, and while it waits it spins
+    threadpool_limits(1, user_api="blas")
     _check_data_dir(settings)
     metrics = IndexMetrics()
     bound = listen(settings.index_host, settings.index_port, "the index worker")
