@@ -71,6 +71,11 @@ class Role:
             self._process.kill()
             self._process.wait()
 
+    def send(self, signal_number: int) -> None:
+        """Any signal: SIGSTOP and SIGCONT make a process that is there and does not answer."""
+        assert self._process is not None
+        self._process.send_signal(signal_number)
+
     def terminate(self) -> None:
         """SIGTERM."""
         assert self._process is not None
@@ -155,6 +160,10 @@ class Stack:
         """SIGKILL."""
         for name in names:
             self._roles[name].kill()
+
+    def send(self, name: str, signal_number: int) -> None:
+        """A signal to one role."""
+        self._roles[name].send(signal_number)
 
     def restart(self, name: str) -> None:
         """Stop, start, wait until ready."""
