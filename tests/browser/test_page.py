@@ -23,7 +23,7 @@ def stack(tmp_path_factory: pytest.TempPathFactory, embedded_broker: EmbeddedBro
     """All roles, the index in two workers, ready; without Redis."""
     chromium_or_skip()
     folder = tmp_path_factory.mktemp("page")
-    given = {"runtime": "hashing", "embedded_broker_id": "test", "session_timeout_ms": 10_000}
+    given = {"runtime": "hashing", "embedded_broker_id": "test", "session_timeout_ms": 25_000}
     with Stack(folder, embedded_broker.address, None, **given) as stack:
         stack.add_index("index-b", folder / "data-b")
         stack.start()
