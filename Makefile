@@ -34,7 +34,7 @@ clean:  ## remove environments, caches and local data (not the jars in ~/.cache/
 	find . -name __pycache__ -type d -not -path './.git/*' -prune -exec rm -rf {} +
 
 # --- benchmarks
-.PHONY: bench-pipeline bench-freshness bench-search
+.PHONY: bench-pipeline bench-freshness bench-search bench-vectors bench-libraries
 # Java, Maven and a Redis are got only where one is missing: `services` installs more than a benchmark needs
 BENCH_SERVICES = command -v java mvn redis-server >/dev/null 2>&1 || deploy/setup.sh services
 BENCH_SET = $(if $(wildcard .venv-full/bin/pytest),test,demo)
@@ -53,3 +53,15 @@ bench-search:  ## what a search costs at the gateway, alone and beside ingest (3
 	@deploy/setup.sh $(BENCH_SET)
 	@$(BENCH_SERVICES)
 	@exec $(BIN)/python -m bench.search $(ARGS)
+
+bench-vectors:  ## embed a million short texts for the benchmarks of graphs (an hour on 2 cores; ARGS="--count 100000")
+	@deploy/setup.sh test
+	@exec .venv-full/bin/python -m bench.vectors $(or $(ARGS),--count 1000000)
+
+# The other libraries are for this alone, so no other set has them
+UV = $(or $(shell command -v uv),.cache/uv/bin/uv)
+bench-libraries:  ## hnswlib, faiss and usearch bare, and structures around hnswlib (8 minutes and the embedding)
+	@deploy/setup.sh test
+	@.venv-full/bin/python -c 'import faiss, usearch' 2>/dev/null || \
+	  $(UV) pip install --python .venv-full/bin/python -c constraints.txt -r pyproject.toml --extra bench
+	@exec .venv-full/bin/python -m bench.libraries $(ARGS)

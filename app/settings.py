@@ -138,7 +138,32 @@ class Settings(BaseSettings):
     hnsw_ef_construction: int = _setting(100, "HNSW parameter ef_construction", ge=8, le=4096)
     hnsw_ef_search: int = _setting(96, "HNSW parameter ef_search", ge=8, le=4096)
     write_buffer_rows: int = _setting(
-        4096, "chunks searched exactly before the graph absorbs them (0.24 ms a query)", "chunks", ge=1
+        1024,
+        "new chunks that queries scan exactly before the graph absorbs them; with four times as many ingestion waits",
+        "chunks",
+        ge=1,
+    )
+    vector_storage: Literal["float16", "float32"] = _setting(
+        "float16",
+        "how records, shard files and rows in memory hold vectors; float16 halves them and changes no ranking that "
+        "can be measured; the same for embed and index workers; another value rebuilds the shards",
+    )
+    keyword_stemmer: Literal[
+        "none", "arabic", "danish", "dutch", "english", "finnish", "french", "german", "greek", "hungarian", "italian",
+        "norwegian", "portuguese", "romanian", "russian", "spanish", "swedish", "tamil", "turkish",
+    ] = _setting("english", "language whose word endings keyword search ignores; the gateway's too")  # fmt: skip
+    recall_interval_s: float = _setting(
+        10.0, "how often the newest queries are answered exactly as well, to measure recall", "seconds", ge=0.1
+    )
+    recall_target: float = _setting(
+        0.95, "measured recall@10 under which a graph that has changed is rebuilt", gt=0, le=1
+    )
+    rebuild_dead_ratio: float = _setting(
+        0.25, "share of dead points from which on a graph is rebuilt; from 0.05 on in quiet times", gt=0, le=1
+    )
+    rebuild_cpu_share: float = _setting(0.5, "share of one core that a rebuild takes", "cores", gt=0, le=1)
+    memory_reserve_mb: int = _setting(
+        512, "ingestion pauses and nothing is rebuilt when less memory than this would be left", "MiB", ge=0
     )
 
     # --- search gateway

@@ -3,7 +3,8 @@
 HeadraceError
 ├── Retriable                  same work again after back-off; nothing was lost
 │   ├── BrokerUnavailable      Kafka does not answer or did not confirm a delivery
-│   └── EmbedderUnavailable    the model does not answer; nothing was embedded
+│   ├── EmbedderUnavailable    the model does not answer; nothing was embedded
+│   └── StorageFull            the disk is full or does not answer; nothing was applied
 ├── Rejected                   can never succeed: dead letter, go on with the next
 │   ├── InvalidChange          the event is not a DocumentChange
 │   ├── InvalidVectorRecord    the record is damaged or of an unknown version
@@ -62,6 +63,10 @@ class BrokerUnavailable(Retriable):
 
 class EmbedderUnavailable(Retriable):
     """The model does not answer. Nothing was embedded; the texts may be tried again as they are."""
+
+
+class StorageFull(Retriable):
+    """A shard file cannot be written: make room. Nothing was applied; the same records may be tried again."""
 
 
 class InvalidChange(Rejected):

@@ -11,12 +11,15 @@ from schemas.errors import BadRequest
 
 MAX_K = 1000
 MAX_QUERY_CHARS = 10_000
+Mode = Literal["vector", "keyword", "hybrid"]
 _Int64 = Annotated[int, Field(ge=0, lt=2**63)]
 
 
 class SearchRequest(BaseModel):
-    """One search: by text or by vector.
+    """One search: by text, by vector, or by both.
 
+    `mode` is by default `hybrid` where there is a `query` and `vector` where there is none. With both, `vector` stands
+    for the meaning and `query` for the words.
     `min_offsets` {partition: source offset} waits until those changes are applied (read your own write);
     `max_staleness_ms` waits for an answer at most that old; both fail with 504 after `timeout_ms`.
     """
@@ -26,18 +29,25 @@ class SearchRequest(BaseModel):
     query: Annotated[str, StringConstraints(max_length=MAX_QUERY_CHARS)] | None = None
     vector: list[Annotated[float, Field(allow_inf_nan=False)]] | None = None
     k: Annotated[int, Field(strict=True, ge=1, le=MAX_K)] = 10
-    mode: Literal["vector"] = "vector"
+    mode: Mode | None = Field(None, description="default: `hybrid` with a `query`, `vector` without")
     filter: dict[str, Any] | None = None
     min_offsets: dict[Annotated[str, StringConstraints(pattern=r"^[0-9]{1,9}$")], _Int64] | None = None
     max_staleness_ms: _Int64 | None = None
     timeout_ms: Annotated[int, Field(ge=1, le=60_000)] = 2000
 
+    @property
+    def resolved_mode(self) -> Mode:
+        """The mode asked for, or the default for this kind of question."""
+        return self.mode or ("vector" if self.query is None else "hybrid")
+
     @model_validator(mode="after")
-    def _one_question(self) -> SearchRequest:
-        if (self.query is None) == (self.vector is None):
-            raise ValueError("give either 'query' (text) or 'vector'")
+    def _answerable(self) -> SearchRequest:
+        if self.query is None and self.vector is None:
+            raise ValueError("give 'query' (text), 'vector', or both")
         if self.query is not None and not self.query.strip():
             raise ValueError("'query' is empty")
+        if self.query is None and self.resolved_mode != "vector":
+            raise ValueError(f"mode '{self.mode}' looks for words: give 'query' (text) as well, or use mode 'vector'")
         return self
 
 
@@ -48,14 +58,36 @@ class Highlight(BaseModel):
     end: int
 
 
+class ChunkHit(BaseModel):
+    """A chunk of a hit's document that was found."""
+
+    text: str
+    start: int = Field(description="where it starts in the document's text, in code points")
+    end: int = Field(description="where it ends, exclusive")
+    score: float = Field(description="in the search that found it: cosine similarity or BM25")
+    highlights: list[Highlight]
+
+
 class Hit(BaseModel):
-    """One document with its best chunk. Times are RFC 3339 in UTC."""
+    """One document with its best chunks. Times are RFC 3339 in UTC.
+
+    A score and a rank are null where the mode does not use them, and in hybrid mode where that search did not find
+    the document.
+    """
 
     id: str
-    score: float = Field(description="cosine similarity of query and best chunk, -1 to 1")
+    score: float = Field(
+        description="what the hits are sorted by: `vector_score` in mode vector, `keyword_score` in mode keyword; in"
+        " mode hybrid the sum of 1 / (60 + rank) over the two ranks"
+    )
+    vector_score: float | None = Field(description="cosine similarity of query and best chunk, -1 to 1")
+    keyword_score: float | None = Field(description="BM25 of query and best chunk, above 0, without an upper bound")
+    vector_rank: int | None = Field(description="place among the hits of all shards by `vector_score`, from 1")
+    keyword_rank: int | None = Field(description="place among the hits of all shards by `keyword_score`, from 1")
     title: str | None
     text: str = Field(description="the best chunk")
-    highlights: list[Highlight]
+    highlights: list[Highlight] = Field(description="in `text`")
+    chunks: list[ChunkHit] = Field(description="up to 3 chunks that were found, best first; the first is `text`")
     metadata: dict[str, Any]
     version: int | None
     shard: int
@@ -84,6 +116,7 @@ class Freshness(BaseModel):
 class SearchResponse(BaseModel):
     """The answer. `partial` is true when a shard is missing from it; `missing_shards` names them and why."""
 
+    mode: Mode = Field(description="the mode that was used")
     hits: list[Hit]
     partial: bool
     missing_shards: dict[str, str]

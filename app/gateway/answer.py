@@ -2,36 +2,26 @@
 
 from __future__ import annotations
 
-import re
 import time
 from typing import Any
 
 from app.gateway.fanout import Gathered
+from app.gateway.merge import merge
+from app.shard.words import highlights
 from schemas.document_change import utc
-
-_WORD = re.compile(r"\w+")
-_PREFIX_CHARS = 4  # from this length on a word of the query also marks longer forms: "shard" marks "shards"
-_MAX_HIGHLIGHTS = 200
-# words too common to show why a text was found
-_COMMON = frozenset(
-    """a an and are as at be but by do does for from has have how i if in into is it its not of on or that the their
-    then there these they this to was what when where which who why will with you your""".split()  # noqa: SIM905
-)
+from schemas.search import SearchRequest
 
 
-def search_answer(gathered: Gathered, k: int, query: str | None, started: float) -> dict[str, Any]:
-    """The body of the response: hits of all shards merged by score, and how fresh each shard is.
+def search_answer(gathered: Gathered, asked: SearchRequest, stemmer: str, started: float) -> dict[str, Any]:
+    """The body of the response: hits of all shards merged as the mode says, and how fresh each shard is.
 
-    started: time.perf_counter() when the request came in.
+    stemmer: of the keyword index. started: time.perf_counter() when the request came in.
     """
-    hits = [hit for said in gathered.shards.values() for hit in said["hits"]]
-    hits.sort(key=lambda hit: (-hit["score"], hit["id"]))
-    best: dict[str, dict[str, Any]] = {}
-    for hit in hits:  # a document whose producer changed its partition may be in two shards
-        best.setdefault(hit["id"], hit)
-    words = query_words(query or "")
+    mode = asked.resolved_mode
+    hits = merge((hit for said in gathered.shards.values() for hit in said["hits"]), mode, asked.k)
     return {
-        "hits": [_hit(hit, words) for hit in list(best.values())[:k]],
+        "mode": mode,
+        "hits": [_hit(hit, asked.query, stemmer) for hit in hits],
         "partial": bool(gathered.missing),
         "missing_shards": {str(shard): why for shard, why in sorted(gathered.missing.items())},
         "took_ms": round((time.perf_counter() - started) * 1000, 3),
@@ -67,33 +57,23 @@ def shard_freshness(said: dict[str, Any], now: int) -> dict[str, Any]:
     }
 
 
-def query_words(query: str) -> set[str]:
-    """The words of a query that are worth marking in a text."""
-    return {word for word in _WORD.findall(query.casefold()) if word not in _COMMON}
-
-
-def highlights(text: str, words: set[str]) -> list[dict[str, int]]:
-    """Spans [start, end) in code points of the words of `text` that the query names."""
-    if not words:
-        return []
-    stems = tuple(word for word in words if len(word) >= _PREFIX_CHARS)
-    spans = []
-    for match in _WORD.finditer(text):
-        word = match.group().casefold()
-        if word in words or word.startswith(stems):
-            spans.append({"start": match.start(), "end": match.end()})
-            if len(spans) == _MAX_HIGHLIGHTS:
-                break
-    return spans
-
-
 def now_ms() -> int:
     """Wall clock."""
     return time.time_ns() // 1_000_000
 
 
-def _hit(hit: dict[str, Any], words: set[str]) -> dict[str, Any]:
-    return _times(hit) | {"highlights": highlights(hit["text"], words)}
+def _hit(hit: dict[str, Any], query: str | None, stemmer: str) -> dict[str, Any]:
+    texts = {hit["text"], *(chunk["text"] for chunk in hit["chunks"])}
+    marks = {text: _marks(query, text, stemmer) for text in texts}
+    chunks = [chunk | {"highlights": marks[chunk["text"]]} for chunk in hit["chunks"]]
+    return _times(hit) | {"highlights": marks[hit["text"]], "chunks": chunks}
+
+
+def _marks(query: str | None, text: str, stemmer: str) -> list[dict[str, int]]:
+    """What a reader should see marked; nothing where the question is a vector alone."""
+    if query is None:
+        return []
+    return [{"start": start, "end": end} for start, end in highlights(query, text, stemmer)]
 
 
 def _times(document: dict[str, Any]) -> dict[str, Any]:

@@ -18,6 +18,7 @@ log = logging.getLogger("headrace.gateway")
 POLL_S = 1.0
 _ASK_TIMEOUT_S = 1.0
 _FORGET_AFTER_POLLS = 60
+_PREFERRED = ("ready", "catching up")  # one that is loading does not answer yet
 
 
 @dataclass(slots=True)
@@ -36,6 +37,10 @@ class Worker:
         shards = {shard["partition"]: shard for shard in answer["shards"]}
         self.replica, self.partitions, self.recent = answer["replica"], answer["partitions"], answer["recent"]
         self.shards = shards
+
+    def state(self, partition: int) -> str:
+        """Of a shard that it has: as it said, or unreachable since it is silent."""
+        return "unreachable" if self.missed else str(self.shards[partition].get("state"))
 
 
 class Directory:
@@ -57,9 +62,11 @@ class Directory:
         """The workers that have a shard, the best to ask first: answering, ready, least stale."""
         owners = [worker for worker in self.workers.values() if partition in worker.shards]
 
-        def preference(worker: Worker) -> tuple[bool, bool, int]:
+        def preference(worker: Worker) -> tuple[bool, int, int]:
             shard = worker.shards[partition]
-            return worker.missed > 0, shard["state"] != "ready", -(shard["as_of_ms"] or 0)
+            state = shard["state"]
+            rank = _PREFERRED.index(state) if state in _PREFERRED else len(_PREFERRED)
+            return worker.missed > 0, rank, -(shard["as_of_ms"] or 0)
 
         return sorted(owners, key=preference)
 

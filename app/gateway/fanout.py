@@ -36,9 +36,12 @@ class Fanout:
         self._session = session
         self._shard_timeout_ms = shard_timeout_ms
 
-    async def search(self, request: SearchRequest, vector: NDArray[np.float32], fingerprint: str | None) -> Gathered:
+    async def search(
+        self, request: SearchRequest, vector: NDArray[np.float32] | None, fingerprint: str | None
+    ) -> Gathered:
         """Ask every shard once, and again elsewhere if it has moved.
 
+        vector: of unit length; None in mode keyword. fingerprint: of the model that made it, None if the client did.
         Raises NotServing if no worker is known or none answers, WaitTimeout if a shard did not come as far as the
         request demands, BadRequest if the shards refuse it.
         """
@@ -162,9 +165,11 @@ class Fanout:
             return None
 
     @staticmethod
-    def _body(request: SearchRequest, vector: NDArray[np.float32], fingerprint: str | None) -> dict[str, Any]:
+    def _body(request: SearchRequest, vector: NDArray[np.float32] | None, fingerprint: str | None) -> dict[str, Any]:
         return {
-            "vector": base64.b64encode(vector.tobytes()).decode(),
+            "mode": request.resolved_mode,
+            "query": None if request.resolved_mode == "vector" else request.query,
+            "vector": None if vector is None else base64.b64encode(vector.tobytes()).decode(),
             "fingerprint": fingerprint,
             "k": request.k,
             "filter": request.filter,

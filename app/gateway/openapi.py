@@ -7,9 +7,26 @@ from typing import Any
 from pydantic import BaseModel
 from pydantic.json_schema import models_json_schema
 
+from app.gateway.stats import Stats
 from schemas.search import MAX_K, SearchRequest, SearchResponse, ShardFreshness
 
 _REF = "#/components/schemas/{model}"
+_SEARCH = f"""\
+Returns up to k (at most {MAX_K}) documents, best first, by their best chunks.
+
+- `vector`: by cosine similarity with the query's vector.
+- `keyword`: by BM25. Words are alternatives; `"a phrase"` must stand as it is, `pars*` is any word that begins so, \
+`-word` must not occur. Nothing is a syntax error.
+- `hybrid`, the default for a text: both, fused by reciprocal rank.
+"""
+_EXAMPLES = {
+    "hybrid": {"summary": "by meaning and keywords", "value": {"query": "parse a date", "k": 5}},
+    "keyword": {
+        "summary": "by keywords",
+        "value": {"query": '"time zone" pars* -naive', "mode": "keyword", "k": 5},
+    },
+    "vector": {"summary": "by meaning", "value": {"query": "parse a date", "mode": "vector", "k": 5}},
+}
 
 
 class ErrorBody(BaseModel):
@@ -44,7 +61,7 @@ class Document(BaseModel):
 def openapi(version: str) -> dict[str, Any]:
     """OpenAPI 3.1 of the public API."""
     _, definitions = models_json_schema(
-        [(model, "validation") for model in (SearchRequest, SearchResponse, Document, Error)], ref_template=_REF
+        [(model, "validation") for model in (SearchRequest, SearchResponse, Document, Stats, Error)], ref_template=_REF
     )
     search_responses = _responses("SearchResponse", "The answer", (400, 413, 503, 504))
     return {
@@ -57,15 +74,15 @@ def openapi(version: str) -> dict[str, Any]:
         "paths": {
             "/search": {
                 "post": {
-                    "summary": "Search by text or by vector",
-                    "description": f"Returns up to k (at most {MAX_K}) documents, best first, by their best chunk.",
+                    "summary": "Search by meaning, by keywords, or by both",
+                    "description": _SEARCH,
                     "operationId": "search",
                     "requestBody": {
                         "required": True,
                         "content": {
                             "application/json": {
                                 "schema": {"$ref": "#/components/schemas/SearchRequest"},
-                                "example": {"query": "parse a date", "k": 5},
+                                "examples": _EXAMPLES,
                             }
                         },
                     },
@@ -81,6 +98,13 @@ def openapi(version: str) -> dict[str, Any]:
                 }
             },
             "/status": _plain("Every shard, its state and how stale it is; what changed last"),
+            "/stats": {
+                "get": {
+                    "summary": "Every shard for its operator: sizes, recall, memory, snapshot, rebuild",
+                    "operationId": "stats",
+                    "responses": {"200": _answer("Stats", "As the index workers described themselves last")},
+                }
+            },
             "/healthz": _plain("The process answers"),
             "/readyz": _plain("200 when every shard can be searched, else 503 and the reason", (503,)),
             "/metrics": _plain("Prometheus metrics"),

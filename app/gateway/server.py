@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import importlib.metadata
 import logging
 import time
@@ -9,20 +10,23 @@ from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from aiohttp import web
+from numpy.typing import NDArray
 
 from app.gateway.answer import document_answer, search_answer
 from app.gateway.directory import Directory
-from app.gateway.fanout import Fanout
+from app.gateway.fanout import Fanout, Gathered
 from app.gateway.openapi import openapi
 from app.gateway.queries import QueryEmbedder, unit_vector
-from app.gateway.status import not_ready, status_body
+from app.gateway.stats import stats
+from app.gateway.status import not_ready, pauses, status_body
 from app.observe.http import health_routes, json_response
 from app.observe.metrics import GatewayMetrics
 from app.settings import Settings
 from schemas.errors import NotFound, NotServing, RequestError, Retriable, TooLarge
 from schemas.filters import parse_filter
-from schemas.search import parse_search_request
+from schemas.search import SearchRequest, parse_search_request
 
 log = logging.getLogger("headrace.gateway")
 
@@ -32,6 +36,7 @@ _HEADERS = {
     "X-Content-Type-Options": "nosniff",
     "Referrer-Policy": "no-referrer",
 }
+_QUICK_K = 50  # highlights take 0.1 to 0.5 ms a text, 3 texts a hit: above this, other requests should not wait for it
 _Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 
@@ -59,7 +64,9 @@ class Gateway:
         """The aiohttp application."""
         application = web.Application(middlewares=[self._respond], client_max_size=self._settings.max_request_bytes)
         health = health_routes(
-            lambda: not_ready(self._directory), lambda: {"redis": self._redis_state()}, self._metrics.registry
+            lambda: not_ready(self._directory),
+            lambda: {"redis": self._redis_state()} | pauses(self._directory),
+            self._metrics.registry,
         )
         application.add_routes(
             [
@@ -67,6 +74,7 @@ class Gateway:
                 web.post("/search", self.search),
                 web.get("/documents/{id:(?s:.+)}", self.document),
                 web.get("/status", self.status),
+                web.get("/stats", self.stats),
                 web.get("/openapi.json", self.describe),
                 web.get("/", _file("index.html")),
                 web.get("/docs", _file("docs.html")),
@@ -82,12 +90,9 @@ class Gateway:
         asked = parse_search_request(await request.read())
         if asked.filter is not None:
             parse_filter(asked.filter)
-        if asked.vector is not None:
-            vector, fingerprint = unit_vector(asked.vector), None
-        else:
-            vector, fingerprint = await self._queries.embed(asked.query or ""), self._queries.fingerprint
+        vector, fingerprint = await self._meaning(asked)
         gathered = await self._fanout.search(asked, vector, fingerprint)
-        answer = search_answer(gathered, asked.k, asked.query, started)
+        answer = await self._answer(gathered, asked, started)
         self._metrics.search_seconds.observe(time.perf_counter() - started)
         if answer["partial"]:
             self._metrics.partial.inc()
@@ -110,9 +115,27 @@ class Gateway:
             status_body(self._settings, self._directory, self._queries.fingerprint, self._redis_state())
         )
 
+    async def stats(self, _: web.Request) -> web.Response:
+        """GET /stats."""
+        return json_response(stats(self._settings, self._directory).model_dump())
+
     async def describe(self, _: web.Request) -> web.Response:
         """GET /openapi.json."""
         return json_response(self._openapi)
+
+    async def _answer(self, gathered: Gathered, asked: SearchRequest, started: float) -> dict[str, Any]:
+        stemmer = self._settings.keyword_stemmer
+        if asked.k <= _QUICK_K:
+            return search_answer(gathered, asked, stemmer, started)
+        return await asyncio.to_thread(search_answer, gathered, asked, stemmer, started)
+
+    async def _meaning(self, asked: SearchRequest) -> tuple[NDArray[np.float32] | None, str | None]:
+        """The vector to search with, None in mode keyword, and the fingerprint of our model if that made it."""
+        if asked.resolved_mode == "keyword":
+            return None, None
+        if asked.vector is not None:
+            return unit_vector(asked.vector), None
+        return await self._queries.embed(asked.query or ""), self._queries.fingerprint
 
     @web.middleware
     async def _respond(self, request: web.Request, handler: _Handler) -> web.StreamResponse:

@@ -10,15 +10,27 @@ from app.settings import Settings
 from schemas.document_change import utc
 
 _RECENT = 20
+_UNKNOWN = ("replica", "worker", "paused", "reason", "applied_offset", "as_of", "staleness_ms")
 
 
 def not_ready(directory: Directory) -> str | None:
-    """Why not every shard can be searched; None when it can."""
+    """Why not every shard can be searched; None when it can. A paused shard can: see `pauses`."""
     if not directory.partitions:
         return "no index worker is known"
-    states = {p: _state(p, directory.owners(p)) for p in range(directory.partitions)}
-    wrong = [f"shard {p} {state}" for p, state in states.items() if state != "ready"]
+    owners = {partition: directory.owners(partition) for partition in range(directory.partitions)}
+    wrong = [told for partition, own in owners.items() if (told := _wrong(partition, own))]
     return ", ".join(wrong) or None
+
+
+def pauses(directory: Directory) -> dict[str, str]:
+    """The shards that apply no changes at present, and why; they answer with what they have."""
+    paused = {
+        f"shard {partition} of replica {worker.replica}": shard.get("paused")
+        for worker in directory.workers.values()
+        if not worker.missed
+        for partition, shard in worker.shards.items()
+    }
+    return {name: f"paused: {why}" for name, why in sorted(paused.items()) if why}
 
 
 def status_body(settings: Settings, directory: Directory, fingerprint: str, redis_state: str) -> dict[str, Any]:
@@ -48,10 +60,26 @@ def status_body(settings: Settings, directory: Directory, fingerprint: str, redi
     }
 
 
-def _state(partition: int, owners: list[Worker]) -> str:
+def _wrong(partition: int, owners: list[Worker]) -> str | None:
     if not owners:
-        return "missing"
-    return "unreachable" if owners[0].missed else str(owners[0].shards[partition]["state"])
+        return f"shard {partition} missing"
+    state = owners[0].state(partition)
+    why = _why(owners[0], partition)
+    return None if state == "ready" else f"shard {partition} {state}" + (f" ({why})" if why else "")
+
+
+def _why(owner: Worker, partition: int) -> str | None:
+    """Why a shard is paused, loading or catching up, as far as its worker tells."""
+    shard = owner.shards[partition]
+    if owner.missed:
+        return None
+    if shard.get("paused"):
+        return f"paused: {shard['paused']}"
+    if shard["state"] == "ready" or not shard.get("rebuilding"):
+        return None
+    progress = shard.get("rebuild_progress")
+    done = "" if progress is None else f", {progress:.0%} done"
+    return f"building the graph{done}"
 
 
 def _row(partition: int, owner: Worker) -> dict[str, Any]:
@@ -61,7 +89,9 @@ def _row(partition: int, owner: Worker) -> dict[str, Any]:
         "shard": partition,
         "replica": owner.replica,
         "worker": owner.url,
-        "state": "unreachable" if owner.missed else shard["state"],
+        "state": owner.state(partition),
+        "paused": shard.get("paused"),
+        "reason": _why(owner, partition),
         "documents": shard["documents"],
         "chunks": shard["chunks"],
         "applied_offset": shard["applied_offset"],
@@ -71,5 +101,5 @@ def _row(partition: int, owner: Worker) -> dict[str, Any]:
 
 
 def _missing(partition: int) -> dict[str, Any]:
-    unknown = dict.fromkeys(("replica", "worker", "applied_offset", "as_of", "staleness_ms"))
+    unknown = dict.fromkeys(_UNKNOWN)
     return {"shard": partition, "state": "missing", "documents": 0, "chunks": 0} | unknown

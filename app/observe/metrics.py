@@ -86,6 +86,26 @@ class IndexMetrics:
         self.buffered = Gauge(
             "headrace_shard_write_buffer_chunks", "Chunks not yet in the graph", ["shard"], registry=self.registry
         )
+        self.dead_ratio = Gauge(
+            "headrace_shard_graph_dead_ratio",
+            "Share of the graph's points that are deleted",
+            ["shard"],
+            registry=self.registry,
+        )
+        self.recall = Gauge(
+            "headrace_shard_recall_at_10",
+            "Recall@10 of the newest queries against an exact scan",
+            ["shard"],
+            registry=self.registry,
+        )
+        self.memory = Gauge(
+            "headrace_shard_memory_bytes", "Estimated memory by part", ["shard", "part"], registry=self.registry
+        )
+        self.paused = Gauge(
+            "headrace_index_paused",
+            "1 while ingestion pauses: no room on the disk or in memory",
+            registry=self.registry,
+        )
 
 
 class GatewayMetrics:

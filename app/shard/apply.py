@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import sqlite3
 import time
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 import numpy as np
 import orjson
@@ -14,7 +16,6 @@ from numpy.typing import NDArray
 from app.event import Event
 from app.observe.tracing import trace_id_of
 from app.order import DocumentOrder
-from app.shard.filters import field_rows
 from app.shard.store import Held, ShardStore
 from schemas.errors import FingerprintMismatch, InvalidVectorRecord
 from schemas.headers import RecordHeaders, decode_headers
@@ -33,11 +34,13 @@ class AppliedDocument:
 
 @dataclass(slots=True)
 class Change:
-    """What a transaction does to the index: labels ascending, vectors of shape (n, dim) row by row."""
+    """What a transaction does to the index: per new chunk, labels ascending, what is derived from it."""
 
     labels: list[int] = field(default_factory=list)
     docs: list[int] = field(default_factory=list)
     vectors: list[NDArray[np.float32]] = field(default_factory=list)
+    metadata: list[dict[str, Any]] = field(default_factory=list)
+    texts: list[tuple[str | None, str]] = field(default_factory=list)  # title, and text of the chunk
     removed: list[int] = field(default_factory=list)
     documents: list[AppliedDocument] = field(default_factory=list)
     outcomes: Counter[str] = field(default_factory=Counter)
@@ -55,7 +58,8 @@ class Applier:
     def apply(self, events: Sequence[Event]) -> Change:
         """Apply records in offset order, rows and progress in one transaction.
 
-        A record that is not newer than what its document holds changes nothing. Raises FingerprintMismatch.
+        A record that is not newer than what its document holds changes nothing. Raises FingerprintMismatch,
+        StorageFull (nothing was applied; try again), ShardCorrupt (the file was set aside).
         """
         change = Change()
         next_label, before = self._next_label, replace(self._store.progress)
@@ -63,8 +67,10 @@ class Applier:
             with self._store.transaction():
                 for event in events:
                     change.outcomes[self._apply_one(event, change)] += 1
-        except BaseException:
+        except BaseException as error:
             self._next_label, self._store.progress = next_label, before
+            if isinstance(error, sqlite3.DatabaseError) and not isinstance(error, sqlite3.ProgrammingError):
+                raise self._store.translated(error) from error
             raise
         return change
 
@@ -153,22 +159,22 @@ class Applier:
         writer = self._store.writer
         if replaces:
             old = [row[0] for row in writer.execute("DELETE FROM chunks WHERE doc = ? RETURNING label", (doc,))]
-            writer.execute("DELETE FROM fields WHERE doc = ?", (doc,))
             self._forget(old, change)
         if record is None:
             return 0
         labels = range(self._next_label, self._next_label + len(record.spans))
         self._next_label = labels.stop
-        stored = record.vectors.astype(np.float16, copy=False)
+        stored = record.vectors.astype(self._store.dtype, copy=False)
         rows = zip(labels, record.spans, stored, strict=True)
         writer.executemany(
             "INSERT INTO chunks VALUES (?, ?, ?, ?, ?)",
             [(label, doc, span[0], span[1], vector.tobytes()) for label, span, vector in rows],
         )
-        writer.executemany("INSERT OR IGNORE INTO fields VALUES (?, ?, ?)", field_rows(record.metadata, doc))
         change.labels.extend(labels)
         change.docs.extend([doc] * len(labels))
         change.vectors.extend(stored.astype(np.float32))
+        change.metadata.extend([record.metadata] * len(labels))
+        change.texts.extend((record.title, record.text[first:last]) for first, last in record.spans)
         return len(labels)
 
     @staticmethod
@@ -177,7 +183,8 @@ class Applier:
         for label in old:
             if change.labels and label >= change.labels[0]:
                 at = change.labels.index(label)
-                del change.labels[at], change.docs[at], change.vectors[at]
+                for column in (change.labels, change.docs, change.vectors, change.metadata, change.texts):
+                    del column[at]
             else:
                 change.removed.append(label)
 

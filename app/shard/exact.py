@@ -1,41 +1,43 @@
-"""The oracle: scans everything, and so is right by construction. For tests and for measuring recall."""
+"""The oracle: scans everything, and so is right by construction. For the tests of VectorIndex."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from app.shard.generation import Ranked, best_by_document
-from app.shard.index import Mask
+from app.shard.columns import matches
+from app.shard.generation import Ranked
+from schemas.filters import Filter
 
 
 class ExactIndex:
     """See app.shard.index.VectorIndex. Not safe for threads."""
 
-    def __init__(self, dim: int) -> None:
-        self._dim = dim
-        self._rows: dict[int, tuple[int, NDArray[np.float32]]] = {}
+    def __init__(self) -> None:
+        self._rows: dict[int, tuple[int, NDArray[np.float32], dict[str, Any]]] = {}
 
     def publish(
-        self, labels: Sequence[int], docs: Sequence[int], vectors: NDArray[np.float32], removed: Sequence[int]
+        self,
+        labels: Sequence[int],
+        docs: Sequence[int],
+        vectors: NDArray[np.float32],
+        removed: Sequence[int],
+        metadata: Sequence[dict[str, Any]] | None = None,
     ) -> None:
         """See VectorIndex."""
-        for label, doc, vector in zip(labels, docs, vectors, strict=True):
-            self._rows[label] = (doc, vector.copy())
+        for label, doc, vector, fields in zip(labels, docs, vectors, metadata or [{}] * len(labels), strict=True):
+            self._rows[label] = (doc, vector.copy(), fields)
         for label in removed:
             del self._rows[label]
 
-    def search(self, query: NDArray[np.float32], k: int, allowed: Mask | None = None) -> list[Ranked]:
+    def search(self, query: NDArray[np.float32], k: int, parsed: Filter | None = None) -> list[Ranked]:
         """See VectorIndex."""
-        rows = [
-            (label, doc, vector)
-            for label, (doc, vector) in self._rows.items()
-            if allowed is None or allowed[min(doc, len(allowed) - 1)]
-        ]
-        if not rows:
-            return []
-        labels, docs = (np.array([row[i] for row in rows], np.int64) for i in (0, 1))
-        scores = np.stack([row[2] for row in rows]) @ query
-        return best_by_document(labels, docs, scores, k)
+        chunks: dict[int, list[tuple[float, int]]] = {}
+        for label, (doc, vector, fields) in self._rows.items():
+            if parsed is None or matches(parsed, fields):
+                chunks.setdefault(doc, []).append((-float(vector @ query), label))
+        best = sorted((min(own), doc) for doc, own in chunks.items())
+        return [Ranked(doc, label, -negative) for (negative, label), doc in best[:k]]

@@ -2,94 +2,164 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from app.shard.columns import Columns
+from app.shard.graph import Graph
+from schemas.filters import Filter
+
 NEVER = np.iinfo(np.int64).max
+MOST_OTHERS = 2  # further chunks of a document that an answer shows
+_BLOCK_ROWS = 4096  # of float16 made float32 at once: 6 MB, which stays in the cache of most CPUs
+
+Vectors = NDArray[np.float16] | NDArray[np.float32]
 
 
 @dataclass(frozen=True, slots=True)
 class Ranked:
-    """A document found by its best chunk. score: inner product of unit vectors, -1 to 1."""
+    """A document found by its best chunk. score: inner product of unit vectors, -1 to 1.
+
+    others: label and score of further chunks of it that were found, best first.
+    """
 
     doc: int
     label: int
     score: float
+    others: tuple[tuple[int, float], ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
-class Labels:
-    """What is known of each label, by `label - base`. Shared between generations, and only ever added to.
+class Rows:
+    """What is known of each chunk, by row, labels ascending. Shared between generations, and only ever added to.
 
-    doc: the document's row. died: the sequence of the generation from which on the label is no longer there.
-    in_graph: whether the graph holds it (only the absorber reads and writes this). vectors: shape (n, dim), for
-    exact scans of what a filter allows: hnswlib hands vectors out as lists, 30 µs each.
+    doc: row of the document. died: the sequence of the generation from which on the chunk is no longer there.
+    in_graph: whether the graph holds it (only who changes the graph reads and writes this). vectors: shape (n, dim),
+    for exact scans and for building a graph anew: hnswlib hands vectors out as lists, 30 µs each.
     """
 
-    base: int
+    label: NDArray[np.int64]
     doc: NDArray[np.int64]
     died: NDArray[np.int64]
     in_graph: NDArray[np.bool_]
-    vectors: NDArray[np.float16]
+    vectors: Vectors
+    columns: Columns
 
     @classmethod
-    def empty(cls, base: int, capacity: int, dim: int) -> Labels:
-        """Room for `capacity` labels from `base` on, none of which has died."""
+    def empty(cls, capacity: int, dim: int, dtype: Any, columns: Columns | None = None) -> Rows:
+        """Room for `capacity` rows, none of which has died. dtype: of the vectors, float16 or float32."""
         return cls(
-            base,
+            label=np.full(capacity, NEVER, np.int64),
             doc=np.full(capacity, -1, np.int64),
             died=np.full(capacity, NEVER, np.int64),
             in_graph=np.zeros(capacity, np.bool_),
-            vectors=np.empty((capacity, dim), np.float16),
+            vectors=np.empty((capacity, dim), dtype),
+            columns=columns or Columns(),
         )
 
-    def grown(self, label: int) -> Labels:
-        """With room for `label`: itself, or a copy of twice the size. Older generations keep the older arrays."""
-        capacity = len(self.doc)
-        if label - self.base < capacity:
+    @property
+    def capacity(self) -> int:
+        """Rows there is room for."""
+        return len(self.label)
+
+    def grown(self, used: int, wanted: int) -> Rows:
+        """With room for `wanted` rows: itself, or a copy of twice the size. Older generations keep the older arrays."""
+        if wanted <= self.capacity:
             return self
-        bigger = Labels.empty(self.base, max(2 * capacity, label - self.base + 1), self.vectors.shape[1])
-        bigger.doc[:capacity] = self.doc
-        bigger.died[:capacity] = self.died
-        bigger.in_graph[:capacity] = self.in_graph
-        bigger.vectors[:capacity] = self.vectors
+        bigger = Rows.empty(max(2 * self.capacity, wanted), self.vectors.shape[1], self.vectors.dtype, self.columns)
+        for name in ("label", "doc", "died", "in_graph", "vectors"):
+            getattr(bigger, name)[:used] = getattr(self, name)[:used]
         return bigger
+
+    def memory_bytes(self, used: int) -> int:
+        """Of the rows in use, without their metadata."""
+        return int(used * (8 + 8 + 8 + 1 + self.vectors.shape[1] * self.vectors.dtype.itemsize))
 
 
 @dataclass(frozen=True, slots=True)
 class Generation:
-    """buffer: shape (n, dim), float32, the chunks not yet in the graph; buffer_labels: shape (n,).
+    """One state of an index.
 
-    end: every label of this generation is below it.
+    end: rows below it belong to this generation. start: from this row on they are in the write buffer, those before
+    are in the graph (or had died before the graph took them). buffer: shape (end - start, dim), float32.
     """
 
     sequence: int
+    rows: Rows
     end: int
-    labels: Labels
+    graph: Graph
+    start: int
     buffer: NDArray[np.float32]
-    buffer_labels: NDArray[np.int64]
     chunks: int
 
-    def alive(self, labels: NDArray[np.int64]) -> NDArray[np.bool_]:
-        """Which of the labels are there in this generation."""
-        return self.labels.died[labels - self.labels.base] > self.sequence
+    @property
+    def alive(self) -> NDArray[np.bool_]:
+        """Which rows are there in this generation; shape (end,)."""
+        return self.rows.died[: self.end] > self.sequence
 
-    def docs(self, labels: NDArray[np.int64]) -> NDArray[np.int64]:
-        """The document of each label."""
-        return self.labels.doc[labels - self.labels.base]
+    def rows_of(self, labels: NDArray[np.int64]) -> NDArray[np.int64]:
+        """The row of each label; `end` for a label that this generation does not know."""
+        known = self.rows.label[: self.end]
+        found = np.searchsorted(known, labels)
+        right = found < self.end
+        right[right] = known[found[right]] == labels[right]
+        return np.where(right, found, self.end)
+
+    def matching(self, parsed: Filter) -> NDArray[np.int64]:
+        """The rows that are there and that a filter lets through, ascending."""
+        return np.flatnonzero(self.alive & self.rows.columns.mask(parsed, self.end))
+
+    def best(self, rows: NDArray[np.int64], scores: NDArray[np.float32], k: int) -> list[Ranked]:
+        """The k best documents by their best chunk, best first; equal scores by label. Rows may come twice."""
+        wanted = 2 * k + 8  # documents have several chunks
+        while True:
+            top = _top(scores, wanted)
+            found = _by_document(self.rows, rows[top], scores[top], k)
+            if len(found) >= k or len(top) == len(scores):
+                return found
+            wanted *= 4
+
+    def exact(self, query: NDArray[np.float32], k: int, rows: NDArray[np.int64] | None = None) -> list[Ranked]:
+        """The k best documents by scanning: all that is there, or some rows that are."""
+        chosen = np.flatnonzero(self.alive) if rows is None else rows
+        scores = np.empty(len(chosen), np.float32)
+        for at in range(0, len(chosen), _BLOCK_ROWS):
+            block = slice(at, at + _BLOCK_ROWS)
+            scores[block] = self.rows.vectors[chosen[block]].astype(np.float32) @ query
+        return self.best(chosen, scores, k)
+
+    def moved(self, start: int, buffer: NDArray[np.float32]) -> Generation:
+        """The same content, with the graph holding more of it."""
+        return replace(self, start=start, buffer=buffer)
 
 
-def best_by_document(
-    labels: NDArray[np.int64], docs: NDArray[np.int64], scores: NDArray[np.float32], k: int
-) -> list[Ranked]:
-    """The k best documents by their best chunk, best first; equal scores by label. Labels may come twice."""
-    found: dict[int, Ranked] = {}
-    for at in np.lexsort((labels, -scores)):
-        doc = int(docs[at])
-        if doc not in found:
-            found[doc] = Ranked(doc, int(labels[at]), float(scores[at]))
-            if len(found) == k:
-                break
-    return list(found.values())
+def _top(scores: NDArray[np.float32], count: int) -> NDArray[np.intp]:
+    if len(scores) <= count:
+        return np.arange(len(scores))
+    top = np.argpartition(scores, len(scores) - count)[-count:]
+    # of equal scores at the border those with the least labels must be among them
+    border = scores[top].min()
+    return np.flatnonzero(scores >= border) if (scores == border).sum() > 1 else top
+
+
+def _by_document(rows: Rows, found: NDArray[np.int64], scores: NDArray[np.float32], k: int) -> list[Ranked]:
+    order: Sequence[tuple[float, int, int]] = sorted(
+        zip((-scores).tolist(), rows.label[found].tolist(), rows.doc[found].tolist(), strict=True)
+    )
+    chunks: dict[int, list[tuple[int, float]]] = {}
+    last = -1
+    for negative, label, doc in order:
+        if label == last:
+            continue  # on its way from the buffer into the graph a row is in both
+        last = label
+        own = chunks.get(doc)
+        if own is not None:
+            if len(own) <= MOST_OTHERS and all(label != other for other, _ in own):
+                own.append((label, -negative))
+        elif len(chunks) < k:
+            chunks[doc] = [(label, -negative)]
+    return [Ranked(doc, own[0][0], own[0][1], tuple(own[1:])) for doc, own in chunks.items()]

@@ -1,163 +1,218 @@
 """The index in memory: a write buffer searched exactly beside an HNSW graph that absorbs it in the background.
 
-One writer publishes, one absorber moves rows, any number of threads search. A query reads its generation while it
-holds the graph's lock; a label is marked deleted in the graph only under that lock and after the generation in
-which it died was published. So a query never misses an old version without seeing the new one.
+One writer publishes, one absorber moves rows, maintenance swaps a rebuilt graph in, any number of threads search. A
+query reads its generation while it holds the shared side of that generation's graph; a label is marked deleted in a
+graph only under the exclusive side and after the generation in which it died was published. So a query never misses
+an old version without seeing the new one.
 """
 
 from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
-from app.shard.generation import Generation, Labels, Ranked, best_by_document
+from app.shard.generation import Generation, Ranked, Rows
 from app.shard.graph import Graph
+from schemas.filters import Filter
 
-# rows per hold of the lock: a query beside it waits about 4 ms (8 rows), 14 ms with 32, 104 ms with 256
-SLICE_ROWS = 8
-# up to here gathering the allowed vectors and scanning them is faster than any walk through the graph
-EXACT_ROWS = 10_000
+# How long a change may hold up a query. While queries come, about two insertions at 100,000 points; else the cost
+# of taking turns (0.05 ms) is spread over more rows.
+_HOLD_S = 0.0008
+_IDLE_HOLD_S = 0.003
+_IDLE_AFTER_S = 0.2
+_MOST_SLICE_ROWS = 64
+_QUIET_S = 1.0  # without new rows; then the graph takes what is left
+_FULL_BUFFERS = 4  # times the rows from which the graph absorbs: then who publishes should wait, see `make_room`
+# What a filter costs (measured, see docs/adr/0005): scanning one allowed row, and one more result of the graph
+_EXACT_ROW_US = 0.85
+_GRAPH_RESULT_US = 3.5
+_OVERSAMPLING = 1.5  # what is allowed is spread unevenly among what is near
 _FIRST_ROWS = 1024
-_LONGEST_YIELD_S = 0.02
-
-Mask = NDArray[np.bool_]
 
 
 class VectorIndex(Protocol):
     """Implemented by HnswIndex, and by ExactIndex, the oracle of its tests."""
 
     def publish(
-        self, labels: Sequence[int], docs: Sequence[int], vectors: NDArray[np.float32], removed: Sequence[int]
+        self,
+        labels: Sequence[int],
+        docs: Sequence[int],
+        vectors: NDArray[np.float32],
+        removed: Sequence[int],
+        metadata: Sequence[dict[str, Any]] | None = None,
     ) -> None:
         """Add chunks and remove others in one step that a query sees wholly or not at all. One thread at a time.
 
-        labels: ascending, above all given before. vectors: shape (len(labels), dim), unit length.
+        labels: ascending, above all given before. vectors: shape (len(labels), dim), unit length. metadata: by
+        chunk, None if none has any.
         """
         ...
 
-    def search(self, query: NDArray[np.float32], k: int, allowed: Mask | None = None) -> list[Ranked]:
-        """The best k documents, best first; any thread.
+    def search(self, query: NDArray[np.float32], k: int, parsed: Filter | None = None) -> list[Ranked]:
+        """The best k documents, best first, fewer only if there are not so many; any thread.
 
-        query: shape (dim,), unit length. allowed: by document row, which may be returned; its last entry is False.
+        query: shape (dim,), unit length. parsed: what their metadata must match.
         """
         ...
 
 
 class HnswIndex:
-    """See VectorIndex. first_label: labels below it are never given. rows: absorb the buffer from this size on."""
+    """See VectorIndex.
 
-    def __init__(self, dim: int, graph: Graph, first_label: int, rows: int) -> None:
-        self._dim = dim
-        self._graph = graph
-        self._rows = rows
+    make_graph: an empty graph with room for so many points. limit: the graph absorbs the buffer from this many rows
+    on. rows, end, graph: what was loaded; `in_graph` tells what the graph holds of it.
+    """
+
+    def __init__(
+        self, make_graph: Callable[[int], Graph], limit: int, rows: Rows, end: int = 0, graph: Graph | None = None
+    ) -> None:
+        self.make_graph = make_graph
+        self._limit = limit
         self._publishing = threading.Lock()
-        self._queries_waiting = 0
+        # held by who adds to the present graph, copies it or replaces it; taken before `_publishing`
+        self.changing = threading.Lock()
+        self._room = threading.Condition()
+        self._absorbed = 0
         self._removals: list[int] = []
-        self._matrix = np.empty((_FIRST_ROWS, dim), np.float32)
-        self._matrix_labels = np.empty(_FIRST_ROWS, np.int64)
-        self._start = 0
-        self._end = 0
-        labels = Labels.empty(first_label, _FIRST_ROWS, dim)
-        self._generation = Generation(0, first_label, labels, self._matrix[:0], self._matrix_labels[:0], 0)
+        self._row_s = 0.0004
+        self._last_query = self._last_rows = 0.0
+        absent = np.flatnonzero(~rows.in_graph[:end])
+        start = int(absent[0]) if len(absent) else end
+        self._matrix = rows.vectors[start:end].astype(np.float32)
+        self._origin = start  # the row that the matrix begins with
+        self._generation = Generation(0, rows, end, graph or make_graph(0), start, self._matrix, chunks=end)
 
     @property
-    def chunks(self) -> int:
-        """Chunks that can be found."""
-        return self._generation.chunks
+    def generation(self) -> Generation:
+        """The present state."""
+        return self._generation
 
     @property
     def buffered(self) -> int:
         """Rows of the write buffer."""
-        return len(self._generation.buffer_labels)
+        return len(self._generation.buffer)
 
     @property
-    def graph_dead_ratio(self) -> float:
-        """Share of the graph's points that are marked deleted."""
-        return self._graph.dead / self._graph.count if self._graph.count else 0.0
+    def dead_ratio(self) -> float:
+        """Share of the graph's points that are dead, whether marked yet or not."""
+        graph = self._generation.graph
+        return min(1.0, (graph.dead + len(self._removals)) / graph.count) if graph.count else 0.0
 
     def publish(
-        self, labels: Sequence[int], docs: Sequence[int], vectors: NDArray[np.float32], removed: Sequence[int]
+        self,
+        labels: Sequence[int],
+        docs: Sequence[int],
+        vectors: NDArray[np.float32],
+        removed: Sequence[int],
+        metadata: Sequence[dict[str, Any]] | None = None,
     ) -> None:
         """See VectorIndex."""
         with self._publishing:
             before = self._generation
-            sequence = before.sequence + 1
-            table = before.labels.grown(max(labels)) if labels else before.labels
-            self._append(np.asarray(labels, np.int64), vectors)
+            end = before.end + len(labels)
+            rows = before.rows.grown(before.end, end)
             if labels:
-                rows = np.asarray(labels) - table.base
-                table.doc[rows] = docs
-                table.vectors[rows] = vectors
+                new = slice(before.end, end)
+                rows.label[new], rows.doc[new], rows.vectors[new] = labels, docs, vectors
+                rows.columns.add(range(before.end, end), metadata or [{}] * len(labels))
+                self._append(before, vectors)
+                self._last_rows = time.monotonic()
             if removed:
-                table.died[np.asarray(removed) - table.base] = sequence
-            self._removals.extend(removed)
-            self._generation = Generation(
-                sequence,
-                max(labels) + 1 if labels else before.end,
-                table,
-                self._matrix[self._start : self._end],
-                self._matrix_labels[self._start : self._end],
-                before.chunks + len(labels) - len(removed),
+                gone = before.rows_of(np.asarray(removed, np.int64))
+                rows.died[gone] = before.sequence + 1
+                self._removals.extend(removed)
+            self._generation = replace(
+                before,
+                sequence=before.sequence + 1,
+                rows=rows,
+                end=end,
+                buffer=self._buffer(before.start, end),
+                chunks=before.chunks + len(labels) - len(removed),
             )
 
-    def search(self, query: NDArray[np.float32], k: int, allowed: Mask | None = None) -> list[Ranked]:
+    def search(self, query: NDArray[np.float32], k: int, parsed: Filter | None = None) -> list[Ranked]:
         """See VectorIndex."""
-        if allowed is not None:
-            return self._search_allowed(query, k, allowed)
+        if parsed is not None:
+            return self._search_matching(query, k, parsed)
         wanted = 2 * k + 8  # documents have several chunks, and some points may have died since
         while True:
-            generation, labels, scores, exhausted = self._search_graph(query, wanted)
-            living = generation.alive(labels)
-            found = self._with_buffer(generation, query, k, labels[living], scores[living])
-            if len(found) >= k or exhausted:
+            generation, labels, scores = self._ask_graph(query, wanted)
+            found = self._with_buffer(generation, query, k, labels, scores)
+            if len(found) >= k:
                 return found
+            living = generation.graph.living
+            if wanted >= living:
+                return found if len(labels) >= living else generation.exact(query, k)  # some cannot be reached
             wanted *= 4
 
-    def absorb(self, *, pressed: bool) -> bool:
-        """Move a slice of the buffer into the graph, if there is reason to; returns whether it did.
-
-        pressed: whether new records are waiting. They go first until the buffer is four times its size: a scan of
-        16,000 rows takes 1 ms, so freshness is worth it.
-        """
-        limit = self._rows * 4 if pressed else self._rows
-        if self.buffered < limit and len(self._removals) < SLICE_ROWS:
+    def absorb(self) -> bool:
+        """Do a slice of what the graph has to be told, if there is reason to; returns whether there was."""
+        if not self.changing.acquire(blocking=False):
             return False
-        self._let_queries_pass()
-        self._remove_slice()
-        if self.buffered >= limit:
-            self._absorb_slice()
-        return True
-
-    def _append(self, labels: NDArray[np.int64], vectors: NDArray[np.float32]) -> None:
-        count = len(labels)
-        if self._end + count > len(self._matrix_labels):
-            kept = slice(self._start, self._end)
-            used = self._end - self._start
-            size = max(_FIRST_ROWS, 2 * (used + count))
-            matrix, matrix_labels = np.empty((size, self._dim), np.float32), np.empty(size, np.int64)
-            matrix[:used], matrix_labels[:used] = self._matrix[kept], self._matrix_labels[kept]
-            self._matrix, self._matrix_labels, self._start, self._end = matrix, matrix_labels, 0, used
-        self._matrix[self._end : self._end + count] = vectors
-        self._matrix_labels[self._end : self._end + count] = labels
-        self._end += count
-
-    def _search_graph(
-        self, query: NDArray[np.float32], wanted: int
-    ) -> tuple[Generation, NDArray[np.int64], NDArray[np.float32], bool]:
-        self._queries_waiting += 1
         try:
-            with self._graph.lock:
-                generation = self._generation
-                labels, scores = self._graph.search(query, wanted)
-                return generation, labels, scores, wanted >= self._graph.living
+            quiet = time.monotonic() - self._last_rows > _QUIET_S
+            generation = self._generation
+            removed = self._remove_slice() if quiet or len(self._removals) >= _MOST_SLICE_ROWS else False
+            if len(generation.buffer) >= self._limit or (quiet and generation.chunks > self._limit):
+                return self._absorb_slice() or removed
+            return removed
         finally:
-            self._queries_waiting -= 1
+            self.changing.release()
+
+    def make_room(self, rows: int, timeout_s: float) -> bool:
+        """Wait while the buffer is full, until the graph has taken as many rows; whether it did in time.
+
+        A scan of a full buffer costs a query 0.1 ms. Called by who has published `rows`.
+        """
+        with self._room:
+            wanted = self._absorbed + rows
+            return self._room.wait_for(
+                lambda: self.buffered < self._limit * _FULL_BUFFERS or self._absorbed >= wanted, timeout_s
+            )
+
+    def swap(self, prepare: Callable[[Generation], tuple[Rows, int, int, Graph]]) -> None:
+        """Replace rows and graph by others of the same content. Called with `changing` held.
+
+        prepare: from the present generation to rows, their number, the first row not in the graph, and the graph;
+        nothing is published meanwhile.
+        """
+        with self._publishing:
+            before = self._generation
+            rows, end, start, graph = prepare(before)
+            self._matrix, self._origin = rows.vectors[start:end].astype(np.float32), start
+            self._removals = []
+            self._generation = Generation(before.sequence, rows, end, graph, start, self._matrix, before.chunks)
+        self._tell_room(before.end)
+
+    def _append(self, before: Generation, vectors: NDArray[np.float32]) -> None:
+        """Put rows at the end of the matrix that the buffer is a part of."""
+        used = before.end - self._origin
+        if used + len(vectors) > len(self._matrix):
+            kept = before.buffer
+            matrix = np.empty((max(_FIRST_ROWS, 2 * (len(kept) + len(vectors))), kept.shape[1]), np.float32)
+            matrix[: len(kept)] = kept
+            self._matrix, self._origin, used = matrix, before.start, len(kept)
+        self._matrix[used : used + len(vectors)] = vectors
+
+    def _buffer(self, start: int, end: int) -> NDArray[np.float32]:
+        return self._matrix[start - self._origin : end - self._origin]
+
+    def _ask_graph(
+        self, query: NDArray[np.float32], wanted: int
+    ) -> tuple[Generation, NDArray[np.int64], NDArray[np.float32]]:
+        self._last_query = time.monotonic()
+        while True:
+            graph = self._generation.graph
+            with graph.lock.shared():
+                generation = self._generation
+                if generation.graph is graph:
+                    return generation, *graph.search(query, wanted)
 
     def _with_buffer(
         self,
@@ -166,94 +221,80 @@ class HnswIndex:
         k: int,
         labels: NDArray[np.int64],
         scores: NDArray[np.float32],
+        mask: NDArray[np.bool_] | None = None,
     ) -> list[Ranked]:
-        living = np.flatnonzero(generation.alive(generation.buffer_labels))
-        buffer_scores = (generation.buffer @ query)[living]
-        buffer_labels = generation.buffer_labels[living]
-        wanted = 2 * k + 8
-        while True:
-            top = _top(buffer_scores, wanted)
-            all_labels = np.concatenate((labels, buffer_labels[top]))
-            all_scores = np.concatenate((scores, buffer_scores[top]))
-            found = best_by_document(all_labels, generation.docs(all_labels), all_scores, k)
-            if len(found) >= k or len(top) == len(buffer_scores):
+        """What the graph found and what the buffer holds. mask: which rows are allowed, None for all."""
+        died = generation.rows.died
+        found = generation.rows_of(labels)
+        there = found < generation.end
+        found, scores = found[there], scores[there]
+        fits = died[found] > generation.sequence
+        living = died[generation.start : generation.end] > generation.sequence
+        if mask is not None:
+            fits &= mask[found]
+            living &= mask[generation.start :]
+        found, scores = found[fits], scores[fits]
+        if len(generation.buffer):
+            at = np.flatnonzero(living)
+            found = np.concatenate((found, at + generation.start))
+            scores = np.concatenate((scores, (generation.buffer @ query)[at]))
+        return generation.best(found, scores, k)
+
+    def _search_matching(self, query: NDArray[np.float32], k: int, parsed: Filter) -> list[Ranked]:
+        """Whichever is cheaper: scan what is allowed, or ask the graph for so much more that k of it are."""
+        generation = self._generation
+        allowed = generation.matching(parsed)
+        wanted = int((2 * k + 8) * _OVERSAMPLING * generation.chunks / max(1, len(allowed)))
+        while _EXACT_ROW_US * len(allowed) > _GRAPH_RESULT_US * wanted:
+            asked, labels, scores = self._ask_graph(query, wanted)
+            mask = asked.rows.columns.mask(parsed, asked.end)
+            found = self._with_buffer(asked, query, k, labels, scores, mask)
+            if len(found) >= k:
                 return found
             wanted *= 4
+        return generation.exact(query, k, allowed)
 
-    def _search_allowed(self, query: NDArray[np.float32], k: int, allowed: Mask) -> list[Ranked]:
-        """Few: exact over what is allowed. Many: the graph with oversampling, exact if that finds too few."""
-        generation = self._generation
-        labels = _allowed_labels(generation, allowed)
-        if len(labels) <= EXACT_ROWS:
-            return _exact(generation, query, k, labels)
-        wanted = int((2 * k + 8) * 2 * generation.chunks / len(labels))
-        generation, graph_labels, graph_scores, _ = self._search_graph(query, wanted)
-        fits = generation.alive(graph_labels) & _mask(generation, graph_labels, allowed)
-        in_buffer = generation.alive(generation.buffer_labels) & _mask(generation, generation.buffer_labels, allowed)
-        found_labels = np.concatenate((graph_labels[fits], generation.buffer_labels[in_buffer]))
-        scores = np.concatenate((graph_scores[fits], generation.buffer[in_buffer] @ query))
-        found = best_by_document(found_labels, generation.docs(found_labels), scores, k)
-        if len(found) >= k:
-            return found
-        return _exact(generation, query, k, _allowed_labels(generation, allowed))
-
-    def _let_queries_pass(self) -> None:
-        """The lock is not fair: without this a busy absorber would starve the queries."""
-        deadline = time.monotonic() + _LONGEST_YIELD_S
-        while self._queries_waiting and time.monotonic() < deadline:
-            time.sleep(0.0002)
-
-    def _remove_slice(self) -> None:
+    def _remove_slice(self) -> bool:
         with self._publishing:
-            batch, self._removals = self._removals[:64], self._removals[64:]
-            table = self._generation.labels
-        marked = [label for label in batch if table.in_graph[label - table.base]]
-        with self._graph.lock:
-            self._graph.remove(marked)
-
-    def _absorb_slice(self) -> None:
-        with self._publishing:
+            batch, self._removals = self._removals[:_MOST_SLICE_ROWS], self._removals[_MOST_SLICE_ROWS:]
             generation = self._generation
-            labels = generation.buffer_labels[:SLICE_ROWS]
-            vectors = generation.buffer[:SLICE_ROWS]
-            living = generation.alive(labels)
-        with self._graph.lock:
-            self._graph.add(vectors[living], labels[living])
+            rows = generation.rows_of(np.asarray(batch, np.int64))
+            marked = [label for label, row in zip(batch, rows, strict=True) if generation.rows.in_graph[row]]
+        if marked:
+            with generation.graph.lock.exclusive():
+                generation.graph.remove(marked)
+        return bool(batch)
+
+    def _absorb_slice(self) -> bool:
+        generation = self._generation
+        rows, graph = generation.rows, generation.graph
+        stop = min(generation.start + self._slice_rows(), generation.end)
+        if stop == generation.start:
+            return False
+        taken = np.arange(generation.start, stop)
+        taken = taken[(rows.died[taken] > generation.sequence) & ~rows.in_graph[taken]]
+        labels = rows.label[taken]
+        with graph.lock.exclusive():
+            began = time.perf_counter()
+            graph.add(generation.buffer[taken - generation.start], labels)
+            spent_s = time.perf_counter() - began
+        if len(taken):
+            self._row_s += 0.1 * (spent_s / len(taken) - self._row_s)
         with self._publishing:
             current = self._generation
-            table = current.labels
-            table.in_graph[labels[living] - table.base] = True
+            current.rows.in_graph[taken] = True
             # what died while it was being added was not yet known to be in the graph when its removal was looked at
-            died = [int(label) for label in labels[living] if table.died[label - table.base] <= current.sequence]
+            died = labels[current.rows.died[taken] <= current.sequence].tolist()
             self._removals = died + [label for label in self._removals if label not in died]
-            self._start += len(labels)
-            self._generation = replace(
-                current,
-                buffer=self._matrix[self._start : self._end],
-                buffer_labels=self._matrix_labels[self._start : self._end],
-            )
+            self._generation = current.moved(stop, self._buffer(stop, current.end))
+        self._tell_room(stop - generation.start)
+        return True
 
+    def _slice_rows(self) -> int:
+        idle = time.monotonic() - self._last_query > _IDLE_AFTER_S
+        return max(1, min(_MOST_SLICE_ROWS, int((_IDLE_HOLD_S if idle else _HOLD_S) / self._row_s)))
 
-def _top(scores: NDArray[np.float32], count: int) -> NDArray[np.intp]:
-    if len(scores) <= count:
-        return np.arange(len(scores))
-    return np.argpartition(scores, len(scores) - count)[-count:]
-
-
-def _mask(generation: Generation, labels: NDArray[np.int64], allowed: Mask) -> Mask:
-    """Whether the document of each label is allowed; what lies beyond the mask is not (its last entry is False)."""
-    return np.asarray(allowed[np.minimum(generation.docs(labels), len(allowed) - 1)])
-
-
-def _allowed_labels(generation: Generation, allowed: Mask) -> NDArray[np.int64]:
-    table = generation.labels
-    known = slice(0, generation.end - table.base)
-    docs = table.doc[known]
-    fits = (docs >= 0) & (table.died[known] > generation.sequence) & allowed[np.minimum(docs, len(allowed) - 1)]
-    return np.flatnonzero(fits) + table.base
-
-
-def _exact(generation: Generation, query: NDArray[np.float32], k: int, labels: NDArray[np.int64]) -> list[Ranked]:
-    table = generation.labels
-    scores = table.vectors[labels - table.base].astype(np.float32) @ query
-    return best_by_document(labels, generation.docs(labels), scores, k)
+    def _tell_room(self, rows: int) -> None:
+        with self._room:
+            self._absorbed += rows
+            self._room.notify_all()

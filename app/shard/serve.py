@@ -19,9 +19,10 @@ from numpy.typing import NDArray
 
 from app.observe.http import json_response
 from app.observe.metrics import IndexMetrics
-from app.shard.shard import Shard, ShardHit
+from app.shard.hits import ShardHit
+from app.shard.shard import Shard
 from app.shard.shards import Shards
-from app.shard.store import StoredDocument
+from app.shard.store import Progress, StoredDocument, now_ms
 from schemas.errors import RequestError
 from schemas.filters import Filter, parse_filter
 
@@ -35,7 +36,8 @@ class ShardQuery:
     """One question to some shards of this worker."""
 
     shards: list[int]
-    vector: NDArray[np.float32]
+    vector: NDArray[np.float32] | None
+    text: str | None
     fingerprint: str | None
     k: int
     parsed: Filter | None
@@ -45,11 +47,13 @@ class ShardQuery:
 
     @classmethod
     def decode(cls, body: bytes) -> ShardQuery:
-        """From the gateway's JSON; the vector is base64 of float32."""
+        """From the gateway's JSON; the vector is base64 of float32, null for keywords alone."""
         fields = orjson.loads(body)
+        encoded, mode = fields["vector"], fields.get("mode", "vector")  # a gateway of an older version knows no modes
         return cls(
             shards=fields["shards"],
-            vector=np.frombuffer(base64.b64decode(fields["vector"]), np.float32),
+            vector=None if mode == "keyword" else np.frombuffer(base64.b64decode(encoded), np.float32),
+            text=None if mode == "vector" else fields["query"],
             fingerprint=fields["fingerprint"],
             k=fields["k"],
             parsed=parse_filter(fields["filter"]) if fields["filter"] else None,
@@ -67,11 +71,13 @@ class ShardServer:
         shards: Shards,
         recent: deque[dict[str, Any]],
         describe: Callable[[], dict[str, Any]],
+        paused: Callable[[], str | None],
         metrics: IndexMetrics,
     ) -> None:
         self._shards = shards
         self._recent = recent
         self._describe = describe
+        self._paused = paused
         self._metrics = metrics
         self._threads = ThreadPoolExecutor(_SEARCH_THREADS, thread_name_prefix="search")
 
@@ -81,11 +87,13 @@ class ShardServer:
             web.get("/shards", self.status),
             web.post("/shards/search", self.search),
             web.get("/shards/document", self.document),
+            web.get("/shards/queries", self.queries),
         ]
 
     async def status(self, _: web.Request) -> web.Response:
         """Who this is and how far each shard has come."""
-        shards = [asdict(shard.status()) for shard in self._shards.open.values()]
+        paused = self._paused()
+        shards = [asdict(shard.status()) | {"paused": paused} for shard in self._shards.open.values()]
         return json_response(self._describe() | {"shards": shards, "recent": list(self._recent)})
 
     async def search(self, request: web.Request) -> web.Response:
@@ -106,9 +114,17 @@ class ShardServer:
             if found is not None:
                 return json_response(
                     {"document": document_json(found, partition), "deleted": found.deleted, "shards": list(shards)}
-                    | _freshness(shard)
+                    | _freshness(shard, None)
                 )
         return json_response({"document": None, "shards": list(shards)}, 404)
+
+    async def queries(self, request: web.Request) -> web.Response:
+        """Vectors that a shard was asked for lately, base64 of float32, for `headrace tune`."""
+        shard = self._shards.open.get(int(request.query["shard"]))
+        if shard is None:
+            return json_response(_MOVED, 503)
+        vectors = shard.recent_queries()
+        return json_response({"shape": vectors.shape, "vectors": base64.b64encode(vectors.tobytes()).decode()})
 
     def close(self) -> None:
         """No more searches."""
@@ -121,13 +137,12 @@ class ShardServer:
         try:
             reached = await self._wait(query, shard)
             if not reached:
-                return {"error": "did not reach min_offsets or max_staleness_ms in time", "status": 504} | _freshness(
-                    shard
-                )
-            freshness = _freshness(shard)  # before the search: the answer is at least this fresh
+                late = {"error": "did not reach min_offsets or max_staleness_ms in time", "status": 504}
+                return late | _freshness(shard, query)
+            freshness = _freshness(shard, query)  # before the search: the answer is at least this fresh
             loop = asyncio.get_running_loop()
             hits = await loop.run_in_executor(
-                self._threads, shard.search, query.vector, query.k, query.parsed, query.fingerprint
+                self._threads, shard.search, query.vector, query.k, query.parsed, query.fingerprint, query.text
             )
             answer = {"hits": [_hit_json(hit, partition) for hit in hits]} | freshness
             if query.parsed is not None and (unknown := shard.unknown_fields(query.parsed)):
@@ -177,23 +192,34 @@ def document_json(document: StoredDocument, partition: int) -> dict[str, Any]:
 
 
 def _hit_json(hit: ShardHit, partition: int) -> dict[str, Any]:
-    return document_json(hit.document, partition) | {"text": hit.text, "score": hit.score}
+    chunks = [
+        {"text": hit.text_of(chunk), "start": chunk.start, "end": chunk.end, "score": chunk.score}
+        for chunk in hit.chunks
+    ]
+    return document_json(hit.document, partition) | {
+        "text": chunks[0]["text"],
+        "score": hit.score,
+        "vector_score": hit.vector_score,
+        "keyword_score": hit.keyword_score,
+        "chunks": chunks,
+    }
+
+
+def _progress(shard: Shard, query: ShardQuery | None) -> Progress:
+    return shard.progress(by_words=query is not None and query.text is not None)
 
 
 def _reached(query: ShardQuery, shard: Shard) -> bool:
-    status = shard.status()
+    progress = _progress(shard, query)
     wanted = query.min_offsets.get(shard.partition)
-    if wanted is not None and (status.applied_offset is None or status.applied_offset < wanted):
+    if wanted is not None and progress.through < wanted:
         return False
     if query.max_staleness_ms is None:
         return True
-    return status.as_of_ms is not None and _now_ms() - status.as_of_ms <= query.max_staleness_ms
+    return progress.as_of_ms is not None and now_ms() - progress.as_of_ms <= query.max_staleness_ms
 
 
-def _freshness(shard: Shard) -> dict[str, Any]:
-    status = shard.status()
-    return {"applied_offset": status.applied_offset, "as_of_ms": status.as_of_ms}
-
-
-def _now_ms() -> int:
-    return time.time_ns() // 1_000_000
+def _freshness(shard: Shard, query: ShardQuery | None) -> dict[str, Any]:
+    progress = _progress(shard, query)
+    through = progress.through if progress.through >= 0 else None
+    return {"applied_offset": through, "as_of_ms": progress.as_of_ms}

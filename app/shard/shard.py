@@ -6,7 +6,7 @@ import logging
 import threading
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from itertools import islice
 from pathlib import Path
 
@@ -16,62 +16,47 @@ from numpy.typing import NDArray
 from app.event import Event
 from app.settings import Settings
 from app.shard.apply import Applier, Change
-from app.shard.filters import compile_filter, matches
-from app.shard.generation import Ranked
+from app.shard.generation import Ranked, Rows
 from app.shard.graph import Graph
-from app.shard.index import HnswIndex, Mask
-from app.shard.store import ShardStore, StoredDocument
+from app.shard.hits import MOST_CHUNKS, ShardHit, by_meaning, by_words, merged
+from app.shard.index import HnswIndex
+from app.shard.keyword_feed import KeywordFeed, KeywordView
+from app.shard.load import Loaded, load
+from app.shard.snapshot import SnapshotFacts
+from app.shard.status import ShardStatus, shard_status
+from app.shard.store import Progress, ShardStore, StoredDocument
+from app.shard.upkeep import Upkeep
 from schemas.errors import BadRequest, NotServing
 from schemas.filters import Filter, filter_fields
 
 log = logging.getLogger("headrace.shard")
 
-_LOAD_ROWS = 8192
+_FIRST_ROWS = 1024
 _RETRIES = 200
 _RETRY_S = 0.001  # lets the writer publish what it has committed
-
-
-@dataclass(frozen=True, slots=True)
-class ShardHit:
-    """A document as found. text: its best chunk; score: -1 to 1."""
-
-    document: StoredDocument
-    text: str
-    score: float
-
-
-@dataclass(frozen=True, slots=True)
-class ShardStatus:
-    """A shard for people and for the gateway. Times in ms since the epoch; None where nothing was applied yet."""
-
-    partition: int
-    state: str
-    documents: int
-    chunks: int
-    buffered: int
-    graph_dead_ratio: float
-    applied_offset: int | None
-    as_of_ms: int | None
-    next_offset: int | None
-    fingerprint: str | None
+_LEAST_DEPTH = 20  # of each list of a hybrid search: rank fusion needs to see where a document is in both
 
 
 class Shard:
-    """`apply` is called by one thread at a time, `absorb` by another, everything else by any."""
+    """`apply` is called by one thread at a time; so are `load`, `absorb`, `refresh_keywords` and `maintain`, each by
+    a thread of its own; everything else by any. Until `load` has ended searches are refused, records are not."""
 
     def __init__(self, partition: int, path: Path, epoch: str, settings: Settings) -> None:
-        """Open the file and load its vectors; they can be searched when this returns, the graph is built later."""
+        """Open the file, or create it."""
         self.partition = partition
         self._settings = settings
-        self._store = ShardStore(path, epoch, settings.tombstone_retention_hours * 3_600_000)
+        self._store = ShardStore(path, epoch, settings.tombstone_retention_hours * 3_600_000, settings.vector_storage)
         self._applier = Applier(self._store, epoch)
         self._index: HnswIndex | None = None
+        self._keywords = KeywordFeed(settings.keyword_stemmer)
+        self._upkeep = Upkeep(f"shard {partition}", path.with_suffix(".graph"), settings)
         self._listeners: list[Callable[[], object]] = []
         self._listeners_lock = threading.Lock()
+        self._publishing = threading.Lock()
+        self._unpublished: list[tuple[Change, Progress]] | None = []  # None: loaded
         self.ready_at: int | None = None
-        self._load()
         # what the published generation holds; the store's own progress runs ahead of it while a transaction is applied
-        self._visible = replace(self._store.progress)
+        self._visible = Progress()
 
     @property
     def next_offset(self) -> int | None:
@@ -79,77 +64,128 @@ class Shard:
         return self._store.progress.next_offset
 
     @property
+    def stored_documents(self) -> int:
+        """Documents in the file that can be found once it is loaded."""
+        return self._store.progress.documents
+
+    @property
+    def loaded(self) -> bool:
+        """Whether searches are answered."""
+        return self._unpublished is None
+
+    @property
     def ready(self) -> bool:
         """Whether what was in the topic when the shard was opened has been applied."""
-        return self.ready_at is not None and (self._visible.next_offset or 0) >= self.ready_at
+        return self.loaded and self.ready_at is not None and (self._visible.next_offset or 0) >= self.ready_at
+
+    def load(self) -> None:
+        """Read rows, graph and words into memory: about 2 s per 100,000 chunks; without a snapshot the graph is built
+        later, and queries scan until then. Raises ShardCorrupt if the file is damaged."""
+        found = load(self._store, self._settings, self._keywords, self._snapshot_facts)
+        with self._publishing:
+            if found.rows is not None:
+                self._open_index(found)
+            self._show(found.progress)
+            for change, progress in self._unpublished or ():
+                if (progress.next_offset or 0) > (found.progress.next_offset or 0):  # else it was read
+                    self._publish(change, progress)
+            self._unpublished = None
+        self.refresh_keywords()
+        self._notify()
 
     def apply(self, events: Sequence[Event]) -> Change:
-        """Apply records in offset order; what they say can be found when this returns. See Applier.apply."""
+        """Apply records in offset order; what they say can be found when this returns, by keywords a moment later.
+
+        See Applier.apply. Raises what it raises, StorageFull among it: then nothing was applied.
+        """
         change = self._applier.apply(events)
-        if change.labels and self._index is None:
-            self._index = self._new_index(change.labels[0])
-        if change.labels or change.removed:
-            assert self._index is not None
-            vectors = np.stack(change.vectors) if change.vectors else np.empty((0, self._dim), np.float32)
-            self._index.publish(change.labels, change.docs, vectors, change.removed)
-        self._visible = replace(self._store.progress)
-        with self._listeners_lock:
-            listeners = tuple(self._listeners)
-        for notify in listeners:
-            notify()
+        progress = replace(self._store.progress)
+        with self._publishing:
+            if self._unpublished is not None:
+                self._unpublished.append((change, progress))
+                return change
+            self._publish(change, progress)
+        self._notify()
         return change
 
-    def absorb(self, *, pressed: bool) -> bool:
-        """Move a slice of the write buffer into the graph if it is time; see HnswIndex.absorb."""
-        return self._index is not None and self._index.absorb(pressed=pressed)
+    def absorb(self) -> bool:
+        """See HnswIndex.absorb."""
+        return self._index is not None and self._index.absorb()
+
+    def make_room(self, rows: int, timeout_s: float) -> bool:
+        """See HnswIndex.make_room."""
+        return self._index is None or self._index.make_room(rows, timeout_s)
+
+    def refresh_keywords(self) -> bool:
+        """Let the keyword index see what was applied; returns whether there was anything."""
+        if not self._keywords.refresh():
+            return False
+        self._notify()
+        return True
+
+    def maintain(self) -> None:
+        """Measure recall, rebuild the graph, write a snapshot: whichever is due. May take minutes."""
+        if self._index is not None:
+            self._upkeep.run(self._index, self._snapshot_facts())
 
     def search(
-        self, vector: NDArray[np.float32], k: int, parsed: Filter | None, fingerprint: str | None
+        self,
+        vector: NDArray[np.float32] | None,
+        k: int,
+        parsed: Filter | None,
+        fingerprint: str | None,
+        text: str | None = None,
     ) -> list[ShardHit]:
-        """The best k documents, best first.
+        """The best k documents, best first: by meaning if there is a vector, by keywords if there is a text.
 
-        vector: shape (dim,), unit length. fingerprint: of the model that made it, None to trust the caller.
-        Raises BadRequest for a wrong dimension, NotServing for another model's vector.
+        With both (hybrid), the best of either list, at least 2k or 20 of each, for the caller to fuse. vector: shape
+        (dim,), unit length. fingerprint: of the model that made it, None to trust the caller. Raises BadRequest for
+        a wrong dimension, NotServing for another model's vector and while loading.
         """
         index = self._index
+        if not self.loaded:
+            raise NotServing(f"shard {self.partition} is loading")
         if index is None:
             return []
-        self._check_query(vector, fingerprint)
+        if vector is not None:
+            self._check_query(vector, fingerprint)
+            self._upkeep.recall.saw(vector)
+        depth = k if vector is None or text is None else max(2 * k, _LEAST_DEPTH)
         for _ in range(_RETRIES):
-            allowed = None if parsed is None else self._allowed(parsed)
-            hits = self._hydrated(index.search(vector, k, allowed), parsed)
+            hits = by_meaning(self._store, [] if vector is None else index.search(vector, depth, parsed))
             if hits is not None:
-                return hits
+                ranked = [] if text is None else self._rank_by_words(index, text, depth, parsed)
+                return merged(hits, by_words(self._store, ranked, parsed))
             time.sleep(_RETRY_S)
         raise NotServing(f"shard {self.partition} changes faster than it can be read")
 
     def unknown_fields(self, parsed: Filter) -> set[str]:
         """Fields of the filter that no document of this shard has."""
-        return filter_fields(parsed) - self._store.field_names()
+        return filter_fields(parsed) - self.field_names()
 
     def field_names(self) -> set[str]:
-        """The metadata fields that documents of this shard have."""
-        return self._store.field_names()
+        """The metadata fields that documents of this shard have, or had until it was last rebuilt."""
+        index = self._index
+        return set() if index is None else index.generation.rows.columns.names
 
     def document(self, document_id: str) -> StoredDocument | None:
         """The stored document; a deleted one has `deleted` set; None if it was never seen."""
         return self._store.document(document_id)
 
+    def recent_queries(self) -> NDArray[np.float32]:
+        """Vectors that were asked for lately; shape (n, dim)."""
+        return self._upkeep.recall.recent()
+
+    def progress(self, *, by_words: bool = False) -> Progress:
+        """How far the shard has come, or its keyword index, which is a moment behind."""
+        return self._keywords.view.progress if by_words else self._visible
+
     def status(self) -> ShardStatus:
         """See ShardStatus."""
         progress = self._visible  # before the index: what it says is in there
-        index = self._index
-        return ShardStatus(
-            partition=self.partition,
-            state="ready" if self.ready else "loading",
-            documents=progress.documents,
-            chunks=index.chunks if index else 0,
-            buffered=index.buffered if index else 0,
-            graph_dead_ratio=index.graph_dead_ratio if index else 0.0,
-            applied_offset=progress.through if progress.through >= 0 else None,
-            as_of_ms=progress.as_of_ms,
-            next_offset=progress.next_offset,
-            fingerprint=progress.fingerprint,
+        state = "ready" if self.ready else "catching up" if self.loaded else "loading"
+        return shard_status(
+            self.partition, state, progress, self._index, self._keywords, self._upkeep.status, self._store.disk_bytes()
         )
 
     def listen(self, notify: Callable[[], object]) -> Callable[[], None]:
@@ -163,32 +199,65 @@ class Shard:
 
         return forget
 
+    def stop(self) -> None:
+        """End long work; `load` and `maintain` return soon."""
+        self._upkeep.stop()
+
     def close(self) -> None:
         """Close the file; no other method may be called after this."""
+        self._upkeep.stop()
+        self._keywords.close()
         self._store.close()
+
+    def _open_index(self, found: Loaded) -> None:
+        assert found.rows is not None
+        self._index = HnswIndex(self._make_graph, self._settings.write_buffer_rows, found.rows, found.end, found.graph)
+        if found.snapshot is not None:
+            self._upkeep.loaded(found.snapshot, self._index)
+
+    def _publish(self, change: Change, progress: Progress) -> None:
+        if change.labels and self._index is None:
+            rows = Rows.empty(_FIRST_ROWS, self._dim, self._store.dtype)
+            self._index = HnswIndex(self._make_graph, self._settings.write_buffer_rows, rows)
+        if change.labels or change.removed:
+            assert self._index is not None
+            vectors = np.stack(change.vectors) if change.vectors else np.empty((0, self._dim), np.float32)
+            self._index.publish(change.labels, change.docs, vectors, change.removed, change.metadata)
+        self._show(progress, change)
+
+    def _show(self, progress: Progress, change: Change | None = None) -> None:
+        self._visible = progress
+        sequence = self._index.generation.sequence if self._index is not None else 0
+        self._keywords.put(change, KeywordView(progress, sequence))
+
+    def _notify(self) -> None:
+        with self._listeners_lock:
+            listeners = tuple(self._listeners)
+        for notify in listeners:
+            notify()
 
     @property
     def _dim(self) -> int:
         assert self._store.progress.dim is not None
         return self._store.progress.dim
 
-    def _new_index(self, first_label: int) -> HnswIndex:
+    def _make_graph(self, capacity: int) -> Graph:
         settings = self._settings
-        graph = Graph(self._dim, settings.hnsw_m, settings.hnsw_ef_construction, settings.hnsw_ef_search)
-        return HnswIndex(self._dim, graph, first_label, settings.write_buffer_rows)
+        return Graph(self._dim, settings.hnsw_m, settings.hnsw_ef_construction, settings.hnsw_ef_search, capacity)
 
-    def _load(self) -> None:
-        started = time.perf_counter()
-        rows = self._store.chunk_rows()
-        while block := list(islice(rows, _LOAD_ROWS)):
-            labels, docs, blobs = zip(*block, strict=True)
-            if self._index is None:
-                self._index = self._new_index(labels[0])
-            matrix = np.frombuffer(b"".join(blobs), np.float16).reshape(len(blobs), self._dim)
-            self._index.publish(labels, docs, matrix.astype(np.float32), [])
-        if self._index is not None:
-            elapsed_ms = (time.perf_counter() - started) * 1000
-            log.info("shard %d: %d chunks loaded in %.0f ms", self.partition, self._index.chunks, elapsed_ms)
+    def _snapshot_facts(self) -> SnapshotFacts:
+        # its own progress, which may be ahead of the graph: a file that has lost what the graph holds must be behind
+        progress = self._store.progress
+        return SnapshotFacts(
+            file_id=self._store.file_id,
+            fingerprint=progress.fingerprint or "",
+            dim=progress.dim or 0,
+            m=self._settings.hnsw_m,
+            ef_construction=self._settings.hnsw_ef_construction,
+            next_offset=progress.next_offset or 0,
+            points=0,
+            written_ms=0,
+        )
 
     def _check_query(self, vector: NDArray[np.float32], fingerprint: str | None) -> None:
         if len(vector) != self._dim:
@@ -197,18 +266,22 @@ class Shard:
         if fingerprint is not None and fingerprint != own:
             raise NotServing(f"shard {self.partition} holds vectors of {own}, the query is of {fingerprint}")
 
-    def _allowed(self, parsed: Filter) -> Mask:
-        sql, parameters = compile_filter(parsed)
-        docs = np.fromiter((row[0] for row in self._store.read().execute(sql, parameters)), np.int64)
-        mask = np.zeros(int(docs.max()) + 2 if len(docs) else 1, np.bool_)  # one beyond the last is always False
-        mask[docs] = True
-        return mask
+    def _rank_by_words(self, index: HnswIndex, text: str, k: int, parsed: Filter | None) -> list[Ranked]:
+        allowed = None if parsed is None else self._allowed_labels(index, parsed)
+        wanted = 2 * k + 8  # documents have several chunks
+        while True:
+            found = self._keywords.index.search(text, wanted, allowed)
+            documents: dict[int, list[tuple[int, float]]] = {}
+            for hit in found:
+                documents.setdefault(hit.doc, []).append((hit.label, hit.score))
+            if len(documents) >= k or len(found) < wanted:
+                return [Ranked(doc, *own[0], tuple(own[1:MOST_CHUNKS])) for doc, own in islice(documents.items(), k)]
+            wanted *= 4
 
-    def _hydrated(self, ranked: list[Ranked], parsed: Filter | None) -> list[ShardHit] | None:
-        """Rows for what was found; None if one of them was replaced in between: then search again."""
-        chunks = self._store.chunks([item.label for item in ranked])
-        if len(chunks) < len(ranked):
-            return None
-        hits = [ShardHit(*chunks[item.label], item.score) for item in ranked]
-        # what was allowed a moment ago may have been replaced by what is not
-        return hits if parsed is None or all(matches(parsed, hit.document.metadata) for hit in hits) else None
+    def _allowed_labels(self, index: HnswIndex, parsed: Filter) -> NDArray[np.int64]:
+        """Of what was there when the keyword index was refreshed: a document that was updated since must not blink."""
+        sequence, generation = self._keywords.view.sequence, index.generation
+        there = generation.rows.died[: generation.end] > min(sequence, generation.sequence)
+        mask = generation.rows.columns.mask(parsed, generation.end)
+        labels: NDArray[np.int64] = generation.rows.label[np.flatnonzero(there & mask)]
+        return labels

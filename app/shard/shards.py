@@ -1,57 +1,83 @@
-"""The shards that this worker owns at present, and the thread that builds their graphs."""
+"""The shards that this worker owns at present, and the threads that work for them in the background."""
 
 from __future__ import annotations
 
 import logging
+import os
+import sqlite3
 import threading
 from collections.abc import Callable, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from types import MappingProxyType
 
 from app.settings import Settings
+from app.shard.memory import available_bytes
 from app.shard.shard import Shard
 
 log = logging.getLogger("headrace.shard")
 
-_REST_S = 0.05
+_ABSORB_REST_S = 0.02
+_KEYWORD_REST_S = 0.01  # between two commits of the keyword indexes, which take about as long
+_MAINTAIN_REST_S = 1.0
 _TROUBLE_S = 5.0
+_ROOM_S = 5.0
+_SMALL_DOCUMENTS = 1000  # loaded in less time than it takes to tell that they are being loaded
+_MAINTAIN_NICE = 10  # queries and new records go first
 
 
 class Shards:
-    """Opened and closed by the worker's loop; read by any thread through an immutable map.
+    """Opened and closed by the worker's loop; read by any thread through an immutable map."""
 
-    pressed: whether records are waiting to be applied; then absorbing can wait.
-    """
-
-    def __init__(self, settings: Settings, epoch: str, pressed: Callable[[], bool]) -> None:
+    def __init__(self, settings: Settings, epoch: str) -> None:
         self._settings = settings
         self._epoch = epoch
-        self._pressed = pressed
         self._open: Mapping[int, Shard] = MappingProxyType({})
-        self._stopped = threading.Event()
-        self.trouble: str | None = None
-        self._absorbing = threading.Lock()
-        self._absorber = threading.Thread(target=self._absorb, name="absorber", daemon=True)
-        self._absorber.start()
+        self._loading: dict[int, Future[None]] = {}
+        self._loader = ThreadPoolExecutor(1, thread_name_prefix="shard-loader")
+        self.failed: Exception | None = None
+        self._background = (
+            Background("absorber", _ABSORB_REST_S, self._each(Shard.absorb)),
+            Background("keywords", _KEYWORD_REST_S, self._each(Shard.refresh_keywords)),
+            Background("maintenance", _MAINTAIN_REST_S, self._each(Shard.maintain), nice=_MAINTAIN_NICE),
+        )
+        for background in self._background:
+            background.start()
 
     @property
     def open(self) -> Mapping[int, Shard]:
-        """The shards by partition."""
+        """The shards by partition, those that are still loading among them."""
         return self._open
 
+    @property
+    def trouble(self) -> str | None:
+        """What goes wrong in the background: answers are right without it, and get slower."""
+        return next((item.trouble for item in self._background if item.trouble is not None), None)
+
     def acquire(self, partitions: set[int]) -> None:
-        """Open the shards of `partitions` that are not open yet; takes a second per 200,000 chunks."""
+        """Open the shards of `partitions` that are not open yet; large ones are loaded in the background, in turn."""
         for partition in sorted(partitions - set(self._open)):
             shard = Shard(partition, self._path(partition), self._epoch, self._settings)
+            if shard.stored_documents <= _SMALL_DOCUMENTS:
+                self._load(shard)
+            else:
+                self._loading[partition] = self._loader.submit(self._load, shard)
             self._open = MappingProxyType({**self._open, partition: shard})
 
     def release(self, partitions: set[int]) -> None:
         """Close shards; queries that still hold one may fail, and are answered by its next owner."""
         gone = [shard for partition, shard in self._open.items() if partition in partitions]
         self._open = MappingProxyType({p: shard for p, shard in self._open.items() if p not in partitions})
-        with self._absorbing:
-            for shard in gone:
-                shard.close()
+        for shard in gone:
+            shard.stop()
+            if (loading := self._loading.pop(shard.partition, None)) is not None:
+                loading.result()
+        for background in self._background:
+            background.pause()
+        for shard in gone:
+            shard.close()
+        for background in self._background:
+            background.go_on()
 
     def reset(self, partition: int) -> None:
         """Replace a shard by an empty one; its file is lost, the vectors topic has everything."""
@@ -61,28 +87,92 @@ class Shards:
             path.with_name(path.name + suffix).unlink(missing_ok=True)
         self.acquire({partition})
 
+    def make_room(self, partition: int, rows: int) -> None:
+        """Hold up who applies records until the graph has kept up, for a few seconds at most."""
+        shard = self._open.get(partition)
+        if shard is not None and not shard.make_room(rows, _ROOM_S):
+            log.warning("shard %d: its graph does not keep up; queries scan more and more", partition)
+
+    def refusal(self) -> str | None:
+        """Why nothing more should be taken in; None if there is memory for it."""
+        left, reserve = available_bytes(), self._settings.memory_reserve_mb * 2**20
+        if left is None or left >= reserve:
+            return None
+        return (
+            f"only {left >> 20} MiB of memory are left (HEADRACE_MEMORY_RESERVE_MB="
+            f"{self._settings.memory_reserve_mb}): "
+            "give this worker more memory, or start another one that takes some of its shards"
+        )
+
     def close(self) -> None:
         """Close everything."""
-        self._stopped.set()
-        self._absorber.join(5)
         self.release(set(self._open))
+        for background in self._background:
+            background.stop()
+        self._loader.shutdown()
 
     def _path(self, partition: int) -> Path:
         settings = self._settings
         return settings.data_dir / settings.collection / f"replica-{settings.replica}" / f"shard-{partition}.sqlite"
 
-    def _absorb(self) -> None:
+    def _load(self, shard: Shard) -> None:
+        try:
+            shard.load()
+        except sqlite3.ProgrammingError:  # given back meanwhile
+            log.debug("shard %d was closed while it was loading", shard.partition)
+        except Exception as error:
+            log.exception("shard %d cannot be loaded", shard.partition)
+            self.failed = error
+
+    def _each(self, work: Callable[[Shard], object]) -> Callable[[], bool]:
+        def work_for_all() -> bool:
+            worked = [bool(work(shard)) for shard in self._open.values() if shard.loaded]
+            return any(worked)
+
+        return work_for_all
+
+
+class Background:
+    """A thread that does its work again and again. work: returns whether there was any, else it rests."""
+
+    def __init__(self, name: str, rest_s: float, work: Callable[[], bool], nice: int = 0) -> None:
+        self._work = work
+        self._rest_s = rest_s
+        self._nice = nice
+        self._working = threading.Lock()
+        self._stopped = threading.Event()
+        self._thread = threading.Thread(target=self._run, name=name, daemon=True)
+        self.trouble: str | None = None
+
+    def start(self) -> None:
+        """Begin."""
+        self._thread.start()
+
+    def pause(self) -> None:
+        """Wait for what is being done, and let no more begin."""
+        self._working.acquire()
+
+    def go_on(self) -> None:
+        """After `pause`."""
+        self._working.release()
+
+    def stop(self) -> None:
+        """End."""
+        self._stopped.set()
+        self._thread.join(5)
+
+    def _run(self) -> None:
+        if self._nice and hasattr(os, "setpriority"):
+            os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), self._nice)  # of this thread alone, on Linux
         while not self._stopped.is_set():
+            worked = False
             try:
-                with self._absorbing:
-                    pressed = self._pressed()
-                    worked = [shard.absorb(pressed=pressed) for shard in self._open.values()]
+                with self._working:
+                    worked = self._work()
                 self.trouble = None
             except Exception as error:
-                # queries stay right without a graph, and get slower: say so, go on
-                log.exception("a graph cannot be built")
-                self.trouble = f"a graph cannot be built: {type(error).__name__}: {error}"
-                worked = []
+                log.exception("%s: failed", self._thread.name)
+                self.trouble = f"{self._thread.name}: {type(error).__name__}: {error}"
                 self._stopped.wait(_TROUBLE_S)
-            if not any(worked):
-                self._stopped.wait(_REST_S)
+            if not worked:
+                self._stopped.wait(self._rest_s)

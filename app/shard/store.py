@@ -10,21 +10,28 @@ import logging
 import sqlite3
 import threading
 import time
+import uuid
 from collections.abc import Iterator, Sequence
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, suppress
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, NamedTuple
 
+import numpy as np
 import orjson
 
 from app.order import DocumentOrder
-from schemas.errors import ShardCorrupt
+from schemas.errors import ShardCorrupt, StorageFull
 
 log = logging.getLogger("headrace.shard")
 
-FORMAT = 1
+FORMAT = 2
 _LOCK_WAIT_S = 10.0
+_DISK_ERRORS = (
+    *(sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR, sqlite3.SQLITE_CANTOPEN),
+    *(sqlite3.SQLITE_READONLY, sqlite3.SQLITE_BUSY, sqlite3.SQLITE_NOMEM),
+)
+_DAMAGE = (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB)
 
 _SCHEMA = """
 CREATE TABLE meta (name TEXT PRIMARY KEY, value) WITHOUT ROWID;
@@ -47,13 +54,9 @@ CREATE TABLE chunks (
     doc INTEGER NOT NULL,
     first INTEGER NOT NULL,            -- span of the text, [first, last) in code points
     last INTEGER NOT NULL,
-    vector BLOB NOT NULL               -- float16
+    vector BLOB NOT NULL               -- float16 or float32: as many bytes as `dim` says
 );
 CREATE INDEX chunks_by_doc ON chunks (doc);
-CREATE TABLE fields (
-    name TEXT NOT NULL, value NOT NULL, doc INTEGER NOT NULL, PRIMARY KEY (name, value, doc)
-) WITHOUT ROWID;
-CREATE INDEX fields_by_doc ON fields (doc);
 """
 
 
@@ -93,6 +96,17 @@ class StoredDocument:
     trace_id: str | None
 
 
+class ChunkRow(NamedTuple):  # the cheapest to make; there are a hundred thousand of them
+    """A chunk with what is derived from it. metadata: JSON of its document."""
+
+    label: int
+    doc: int
+    vector: bytes
+    title: str | None
+    text: str
+    metadata: bytes
+
+
 @dataclass(frozen=True, slots=True)
 class Held:
     """What is known of a document when a change of it arrives."""
@@ -105,21 +119,24 @@ class Held:
 class ShardStore:
     """One writer (`write`, one thread at a time) and any number of readers (`read`, from any thread)."""
 
-    def __init__(self, path: Path, epoch: str, tombstone_retention_ms: int) -> None:
-        """Open or create the file. A file of another epoch, or away longer than tombstones live, is set aside.
+    def __init__(self, path: Path, epoch: str, tombstone_retention_ms: int, dtype: str = "float16") -> None:
+        """Open or create the file. dtype: of the vectors, float16 or float32.
 
-        Raises ShardCorrupt if another process holds the file.
+        A file of another epoch or dtype, or away longer than tombstones live, is set aside. Raises ShardCorrupt if
+        another process holds the file.
         """
         self.path = path
+        self.dtype = np.dtype(dtype)
         path.parent.mkdir(parents=True, exist_ok=True)
         self._lock_file = _locked(path.with_suffix(".lock"))
         self._local = threading.local()
         self._readers: list[sqlite3.Connection] = []
         self._readers_lock = threading.Lock()
         self._closed = False
-        self.writer = self._open(epoch, tombstone_retention_ms)
+        self.writer = self._open({"format": FORMAT, "epoch": epoch, "dtype": dtype}, tombstone_retention_ms)
         stored = dict(self.writer.execute("SELECT name, value FROM meta"))
-        self.progress = Progress(**{name: stored[name] for name in _PROGRESS if name in stored})
+        self.progress = _progress(stored)
+        self.file_id: str = stored["file_id"]
 
     @contextmanager
     def transaction(self) -> Iterator[sqlite3.Connection]:
@@ -128,10 +145,11 @@ class ShardStore:
         try:
             yield self.writer
             self._write_progress()
+            self.writer.execute("COMMIT")
         except BaseException:
-            self.writer.execute("ROLLBACK")
+            if self.writer.in_transaction:  # where the disk is full SQLite may have rolled back itself
+                self.writer.execute("ROLLBACK")
             raise
-        self.writer.execute("COMMIT")
 
     def held(self, document_id: str) -> Held | None:
         """The order of a document, deleted ones included. Called by the writer."""
@@ -157,38 +175,65 @@ class ShardStore:
         row = self.read().execute(sql, (document_id,)).fetchone()
         return None if row is None else _document(row)
 
-    def chunks(self, labels: Sequence[int]) -> dict[int, tuple[StoredDocument, str]]:
-        """label → its document and its text, for those labels that still exist; all from one state of the file."""
+    def chunks(self, labels: Sequence[int]) -> dict[int, tuple[StoredDocument, int, int]]:
+        """label → its document and its span, for those labels that still exist; all from one state of the file."""
         marks = ",".join("?" * len(labels))
         rows = self.read().execute(
             f"SELECT label, first, last, {_DOCUMENT} FROM chunks JOIN documents USING (doc) "  # noqa: S608
             f"WHERE label IN ({marks})",
             labels,
         )
+        documents: dict[int, StoredDocument] = {}
         found = {}
         for label, first, last, *columns in rows:
-            document = _document(columns)
-            found[label] = (document, (document.text or "")[first:last])
+            document = documents.get(columns[0]) or documents.setdefault(columns[0], _document(columns))
+            found[label] = (document, first, last)
         return found
 
-    def chunk_rows(self) -> Iterator[tuple[int, int, bytes]]:
-        """All (label, doc, vector) in the order of labels, for building the index."""
-        yield from self.read().execute("SELECT label, doc, vector FROM chunks ORDER BY label")
+    @contextmanager
+    def everything(self) -> Iterator[tuple[Progress, Iterator[ChunkRow]]]:
+        """All chunks in the order of labels, for building what is derived from them, and the progress they stand for.
+
+        One state of the file, whatever is written meanwhile. Raises ShardCorrupt if the file is damaged.
+        """
+        connection = self.read()
+        try:
+            connection.execute("BEGIN")
+            yield _progress(dict(connection.execute("SELECT name, value FROM meta"))), _chunk_rows(connection)
+        except sqlite3.ProgrammingError:  # closed meanwhile
+            raise
+        except sqlite3.DatabaseError as error:
+            raise self.translated(error) from error
+        finally:
+            with suppress(sqlite3.Error):
+                connection.execute("ROLLBACK")
+
+    def first_chunk(self, doc: int) -> tuple[StoredDocument, int, int] | None:
+        """A document as it is now, with the span of its first chunk; None if it was deleted or has none."""
+        sql = f"SELECT first, last, {_DOCUMENT} FROM chunks JOIN documents USING (doc) WHERE doc = ? ORDER BY label"  # noqa: S608
+        row = self.read().execute(sql, (doc,)).fetchone()
+        return None if row is None else (_document(row[2:]), row[0], row[1])
+
+    def disk_bytes(self) -> int:
+        """Of the file and what belongs to it, the snapshot among it."""
+        return sum(path.stat().st_size for path in self.path.parent.glob(f"{self.path.stem}.*") if path.is_file())
+
+    def translated(self, error: sqlite3.DatabaseError) -> Exception:
+        """What the caller should make of an error of SQLite. A damaged file is set aside for the next start."""
+        code = getattr(error, "sqlite_errorcode", sqlite3.SQLITE_ERROR) & 0xFF
+        if code in _DISK_ERRORS:
+            return StorageFull(f"{self.path} cannot be written ({error}): make room on its disk")
+        if code not in _DAMAGE:
+            return error
+        set_aside(self.path, f"is damaged ({error})")
+        return ShardCorrupt(
+            f"{self.path} is damaged ({error}). It was set aside: start again, and the shard is rebuilt"
+        )
 
     def last_label(self) -> int:
         """The highest label ever given out; 0 in a new shard."""
-        row = self.writer.execute("SELECT seq FROM sqlite_sequence WHERE name = 'chunks'").fetchone()
+        row = self.writer.execute(_LAST_LABEL).fetchone()
         return row[0] if row else 0
-
-    def field_names(self) -> set[str]:
-        """The metadata fields that at least one document has."""
-        # a loose index scan: as many steps as there are names, however many documents
-        rows = self.read().execute(
-            "WITH RECURSIVE names(name) AS (SELECT min(name) FROM fields UNION ALL "
-            "SELECT (SELECT min(name) FROM fields WHERE name > names.name) FROM names WHERE names.name IS NOT NULL) "
-            "SELECT name FROM names WHERE name IS NOT NULL"
-        )
-        return {row[0] for row in rows}
 
     def close(self) -> None:
         """Close all connections and let go of the file."""
@@ -201,26 +246,42 @@ class ShardStore:
         self._lock_file.close()
 
     def _write_progress(self) -> None:
-        rows = asdict(self.progress) | {"written_ms": _now_ms()}
+        rows = asdict(self.progress) | {"written_ms": now_ms()}
         self.writer.executemany("INSERT OR REPLACE INTO meta VALUES (?, ?)", rows.items())
 
-    def _open(self, epoch: str, tombstone_retention_ms: int) -> sqlite3.Connection:
-        reason = None
+    def _open(self, kind: dict[str, str | int], tombstone_retention_ms: int) -> sqlite3.Connection:
         if self.path.exists():
-            reason = _unusable(self.path, epoch, tombstone_retention_ms)
+            reason = _unusable(self.path, kind, tombstone_retention_ms)
             if reason is None:
                 return _connect(self.path)
-            _set_aside(self.path, reason)
+            set_aside(self.path, reason)
         connection = _connect(self.path)
         connection.execute("PRAGMA journal_mode = WAL")
         connection.executescript(_SCHEMA)
         connection.executemany(
-            "INSERT INTO meta VALUES (?, ?)", [("format", FORMAT), ("epoch", epoch), ("written_ms", _now_ms())]
+            "INSERT INTO meta VALUES (?, ?)",
+            # labels begin anew in a new file: what is derived from another one must not be taken for its own
+            [*kind.items(), ("written_ms", now_ms()), ("file_id", uuid.uuid4().hex)],
         )
         return connection
 
 
+_LAST_LABEL = "SELECT seq FROM sqlite_sequence WHERE name = 'chunks'"
+_CHUNKS = "SELECT label, doc, first, last, vector FROM chunks ORDER BY label"
+_TEXT = "SELECT title, text, metadata FROM documents WHERE doc = ?"
 _DOCUMENT = "doc, id, deleted, version, source_offset, title, text, metadata, event_time_ms, indexed_time_ms, trace_id"
+
+
+def _progress(meta: dict[str, Any]) -> Progress:
+    return Progress(**{name: meta[name] for name in _PROGRESS if name in meta})
+
+
+def _chunk_rows(connection: sqlite3.Connection) -> Iterator[ChunkRow]:
+    held: tuple[int, str | None, str, bytes] = (-1, None, "", b"")
+    for label, doc, first, last, vector in connection.execute(_CHUNKS):
+        if doc != held[0]:  # chunks of a document are neighbours
+            held = (doc, *connection.execute(_TEXT, (doc,)).fetchone())
+        yield ChunkRow(label, doc, vector, held[1], held[2][first:last], held[3])
 
 
 def _document(row: Sequence[Any]) -> StoredDocument:
@@ -238,24 +299,28 @@ def _connect(path: Path) -> sqlite3.Connection:
     return connection
 
 
-def _unusable(path: Path, epoch: str, tombstone_retention_ms: int) -> str | None:
+def _unusable(path: Path, kind: dict[str, str | int], tombstone_retention_ms: int) -> str | None:
     """Why the file cannot be continued, or None."""
     try:
         with closing(_connect(path)) as connection:
             meta = dict(connection.execute("SELECT name, value FROM meta"))
+            connection.execute(_LAST_LABEL).fetchone()
     except sqlite3.DatabaseError as error:
         return f"is not a shard file ({error})"
     if meta.get("format") != FORMAT:
         return f"has format {meta.get('format')}, this program writes {FORMAT}"
-    if meta.get("epoch") != epoch:
+    if meta.get("epoch") != kind["epoch"]:
         return "belongs to another life of the topics (they were deleted and made again): its offsets mean nothing now"
-    if _now_ms() - meta.get("written_ms", 0) > tombstone_retention_ms:
+    if meta.get("dtype") != kind["dtype"]:
+        return f"holds vectors as {meta.get('dtype')}, HEADRACE_VECTOR_STORAGE says {kind['dtype']}"
+    if now_ms() - meta.get("written_ms", 0) > tombstone_retention_ms:
         return "was last written longer ago than Kafka keeps tombstones: it may have missed deletes"
     return None
 
 
-def _set_aside(path: Path, reason: str) -> None:
-    kept = path.with_name(f"{path.name}.unusable-{_now_ms()}")
+def set_aside(path: Path, reason: str) -> None:
+    """Keep a file that cannot be continued under another name; the next start begins anew."""
+    kept = path.with_name(f"{path.name}.unusable-{now_ms()}")
     log.warning("%s %s. Keeping it as %s and rebuilding from the vectors topic.", path, reason, kept.name)
     path.rename(kept)
     for suffix in ("-wal", "-shm"):
@@ -279,5 +344,6 @@ def _locked(path: Path) -> IO[bytes]:
             time.sleep(0.1)
 
 
-def _now_ms() -> int:
+def now_ms() -> int:
+    """Wall clock."""
     return time.time_ns() // 1_000_000

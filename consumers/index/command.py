@@ -72,7 +72,7 @@ async def _run(settings: Settings, stop: asyncio.Event) -> None:
     def describe() -> dict[str, Any]:
         return {"url": url, "replica": settings.replica, "partitions": topics.partitions}
 
-    server = ShardServer(worker.shards, worker.recent, describe, metrics)
+    server = ShardServer(worker.shards, worker.recent, describe, lambda: worker.paused, metrics)
     application = web.Application(client_max_size=settings.max_request_bytes)
     application.add_routes(
         [*health_routes(lambda: worker.ready, lambda: services(link, kafka), metrics.registry), *server.routes()]

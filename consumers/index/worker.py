@@ -25,12 +25,14 @@ from app.shard.apply import AppliedDocument, Change
 from app.shard.shards import Shards
 from consumers.faust_app import as_event, is_current, raw_topic
 from schemas.document_change import utc
+from schemas.errors import StorageFull
 
 log = logging.getLogger("headrace.index")
 
 MOST_RECORDS = 256  # of one transaction: about 10 ms, after which the first of them can be found
 _MOST_BYTES = 8 * 2**20
 _ANNOUNCE_S = 1.0
+_PAUSE_S = 1.0
 _RECENT = 30
 
 
@@ -60,7 +62,9 @@ class IndexWorker:
         self._idle = asyncio.Event()
         self._idle.set()
         self._placed = False  # whether the group has said which shards are ours, be it none
-        self.shards = Shards(settings, epoch, lambda: len(self._inbox) > 0)
+        self.shards = Shards(settings, epoch)
+        self.paused: str | None = None
+        self._settling = False
         self.recent: deque[dict[str, Any]] = deque(maxlen=_RECENT)
         self._connect_agent()
 
@@ -72,7 +76,7 @@ class IndexWorker:
         if not self._placed:
             return "waiting for its shards"
         behind = [partition for partition, shard in self.shards.open.items() if not shard.ready]
-        return f"shards catching up: {behind}" if behind else self.shards.trouble or self._kafka.trouble
+        return f"shards catching up: {behind}" if behind else self.paused or self.shards.trouble or self._kafka.trouble
 
     async def run(self) -> None:
         """Apply records and keep the registry entry alive; ends only by an error or by being cancelled."""
@@ -84,7 +88,7 @@ class IndexWorker:
     async def drain(self) -> None:
         """Before the end: let the transaction in flight finish, and take the entry out of the registry."""
         self._inbox.close()
-        await self._idle.wait()
+        await self._until_idle()
         await asyncio.to_thread(self._registry.withdraw, self._url)
 
     def close(self) -> None:
@@ -142,19 +146,52 @@ class IndexWorker:
 
     async def _settle(self) -> None:
         self._inbox.drop(set(self.shards.open))
+        await self._until_idle()
+
+    async def _until_idle(self) -> None:
+        """Let the transaction in flight finish; one that waits for room on the disk is given up."""
+        self._settling = True
         await self._idle.wait()
+        self._settling = False
 
     async def _batches(self) -> None:
-        loop = asyncio.get_running_loop()
         while True:
             taken = await self._inbox.take(MOST_RECORDS, _MOST_BYTES)
             self._idle.clear()
             events = [event for event in taken if is_current(self._app, event)]
             try:
+                await self._have_memory()
                 for partition, own in by_partition(events).items():
-                    await loop.run_in_executor(self._thread, self._apply, partition, own)
+                    await self._until_written(partition, own)
             finally:
                 self._idle.set()
+
+    async def _have_memory(self) -> None:
+        """Wait while too little memory is left: better stale, and seen to be, than killed."""
+        while not self._settling and (refusal := self.shards.refusal()) is not None:
+            self._pause(refusal)
+            await asyncio.sleep(_PAUSE_S)
+        self._pause(None)
+
+    async def _until_written(self, partition: int, events: list[Event]) -> None:
+        """Apply events of a shard, as often as it takes where the disk is full. Searches go on meanwhile."""
+        while not self._settling:  # else they are given up, and come again where the shard is opened next
+            try:
+                await asyncio.get_running_loop().run_in_executor(self._thread, self._apply, partition, events)
+            except StorageFull as error:
+                self._pause(str(error))
+                await asyncio.sleep(_PAUSE_S)
+            else:
+                self._pause(None)
+                return
+
+    def _pause(self, reason: str | None) -> None:
+        if reason is not None and self.paused is None:
+            log.error("ingestion pauses: %s", reason)
+        elif reason is None and self.paused is not None:
+            log.info("ingestion goes on")
+        self.paused = reason
+        self._metrics.paused.set(reason is not None)
 
     def _apply(self, partition: int, events: list[Event]) -> None:
         shard = self.shards.open.get(partition)
@@ -165,6 +202,7 @@ class IndexWorker:
         with self._metrics.apply_seconds.time():
             change = shard.apply(events)
         self._tell(partition, change, started_ns, live=live)
+        self.shards.make_room(partition, len(change.labels))
 
     def _tell(self, partition: int, change: Change, applied_ns: int, *, live: bool) -> None:
         visible_ns = time.time_ns()
@@ -183,6 +221,8 @@ class IndexWorker:
     async def _announce(self) -> None:
         while True:
             await asyncio.to_thread(self._registry.announce, self._url)
+            if self.shards.failed is not None:
+                raise self.shards.failed
             self._measure()
             await asyncio.sleep(_ANNOUNCE_S)
 
@@ -194,6 +234,11 @@ class IndexWorker:
             self._metrics.documents.labels(label).set(status.documents)
             self._metrics.chunks.labels(label).set(status.chunks)
             self._metrics.buffered.labels(label).set(status.buffered)
+            self._metrics.dead_ratio.labels(label).set(status.graph_dead_ratio)
+            if status.recall_at_10 is not None:
+                self._metrics.recall.labels(label).set(status.recall_at_10)
+            for part, size in status.memory_bytes.items():
+                self._metrics.memory.labels(label, part).set(size)
             self._metrics.applied_offset.labels(label).set(
                 -1 if status.applied_offset is None else status.applied_offset
             )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 import signal
 from collections.abc import AsyncIterator, Iterator
 
@@ -116,6 +117,48 @@ async def test_a_tag_filters_by_its_value(stack: Stack, page: Page) -> None:
     await expect(page.locator(f'[data-id="{other}"][data-testid=hit]')).to_have_count(0, timeout=WITHIN_MS)
     await expect(page.locator(f'[data-id="{kept}"][data-testid=hit]')).to_be_visible()
     await expect(page.locator("#filter")).to_have_value('{"side":"north"}')
+
+
+async def test_the_switch_chooses_between_meaning_and_keywords_and_stays_in_the_address(
+    stack: Stack, page: Page
+) -> None:
+    id, word = unique("doc"), unique("turbine")
+    await published(stack, id, f"The {word} turns.")
+    await page.fill("#query", word)
+    hit = page.locator(f'[data-testid=hit][data-id="{id}"]')
+    await expect(hit.locator(".found[data-list=keywords]")).to_have_text("keywords 1", timeout=WITHIN_MS)
+    await expect(hit.locator(".found[data-list=meaning]")).to_have_count(1)
+
+    await page.get_by_label("Keywords", exact=True).check()
+
+    await expect(page.locator("[data-testid=hit]")).to_have_count(1, timeout=WITHIN_MS)
+    await expect(hit).to_be_visible()
+    await expect(page).to_have_url(re.compile("mode=keyword"))
+    await page.reload()
+    await expect(page.get_by_label("Keywords", exact=True)).to_be_checked()
+    await expect(page.locator("[data-testid=hit]")).to_have_count(1, timeout=WITHIN_MS)
+    await page.get_by_label("Keywords", exact=True).press("ArrowLeft")
+    await expect(page).to_have_url(re.compile("mode=vector"))
+
+
+async def test_further_passages_of_a_document_unfold(stack: Stack, page: Page) -> None:
+    id, word = unique("doc"), unique("turbine")
+    await published(stack, id, f"The {word} turns with the stream day and night. " * 120)
+    await page.fill("#query", word)
+    more = page.locator(f'[data-testid=hit][data-id="{id}"] details.more')
+
+    await more.locator("summary").click(timeout=WITHIN_MS)
+
+    await expect(more.locator(".passage mark").first).to_have_text(word)
+    await expect(page.locator("#document")).to_be_hidden()  # unfolding does not open the document
+
+
+async def test_the_panel_shows_recall_and_memory_of_every_shard(stack: Stack, page: Page) -> None:
+    rows = page.locator("#health-rows tr")
+
+    await expect(rows).to_have_count(4, timeout=WITHIN_MS)
+    await expect(page.locator("#memory")).to_contain_text(re.compile("bytes|iB"), timeout=WITHIN_MS)
+    await expect(page.locator("#health-error")).to_be_hidden()
 
 
 async def test_the_panel_shows_every_shard_ready_and_fresh(stack: Stack, page: Page) -> None:

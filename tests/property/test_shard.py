@@ -107,10 +107,10 @@ class ShardMachine(RuleBasedStateMachine):
 
     # --- what the worker does
 
-    @rule(slices=st.integers(1, 4), pressed=st.booleans())
-    def absorb(self, slices: int, pressed: bool) -> None:
+    @rule(slices=st.integers(1, 4))
+    def absorb(self, slices: int) -> None:
         for _ in range(slices):
-            self.shard.absorb(pressed=pressed)
+            self.shard.absorb()
 
     @rule()
     def reopen(self) -> None:

@@ -128,6 +128,38 @@ def test_a_search_without_a_gateway_says_what_to_start(capsys: pytest.CaptureFix
     assert "headrace serve" in line
 
 
+def test_a_search_asks_in_its_mode_and_shows_scores_where_they_are_wanted(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    chunks: list[dict[str, Any]] = [
+        {"text": "the mill", "start": 0, "end": 8, "score": 2.0, "highlights": [{"start": 4, "end": 8}]},
+        {"text": "its race", "start": 9, "end": 17, "score": 1.0, "highlights": []},
+    ]
+    hit = {"id": "a", "title": "Mills", "score": 1 / 61, "text": "the mill", "highlights": [], "chunks": chunks}
+    hit |= {"vector_score": None, "vector_rank": None, "keyword_score": 7.25, "keyword_rank": 1}
+    answer = {"mode": "hybrid", "hits": [hit], "partial": False, "took_ms": 1.5}
+    answer |= {"freshness": {"staleness_ms": None, "as_of": None}}
+    asked: list[dict[str, Any]] = []
+
+    async def ask(_: str, body: dict[str, Any]) -> dict[str, Any]:
+        asked.append(body)
+        return answer
+
+    monkeypatch.setattr("app.cli.search._ask", ask)
+    assert run("search", "water", "mill") == 0
+    brief = capsys.readouterr().out
+    assert run("search", "--mode", "keyword", "-v", "mill") == 0
+    full = capsys.readouterr().out
+    assert [(body["query"], body["mode"]) for body in asked] == [("water mill", "hybrid"), ("mill", "keyword")]
+    assert "0.0164  Mills  a" in brief
+    assert "its race" not in brief
+    assert "place" not in brief
+    assert "keywords 7.250 (place 1)" in full
+    assert "meaning" not in full
+    assert "its race" in full
+    assert run("search", "--mode", "psychic", "mill") == 2
+
+
 def test_a_search_with_a_filter_that_is_no_json_is_wrong_usage(capsys: pytest.CaptureFixture[str]) -> None:
     assert run("search", "--filter", "lang=en", "hello") == 2
     assert "--filter is not JSON" in capsys.readouterr().err

@@ -21,8 +21,8 @@ export class DocumentSheet {
     this.#dialog.addEventListener("close", () => this.#running?.abort());
   }
 
-  /** best: the chunk that was found and its highlights, to be shown inside the whole text. */
-  async open(id, best = null) {
+  /** hit: what was found of it, to be shown inside the whole text; null where it is opened for itself. */
+  async open(id, hit = null) {
     this.#running?.abort();
     const running = (this.#running = new AbortController());
     this.#title.textContent = id;
@@ -31,7 +31,7 @@ export class DocumentSheet {
     this.#title.focus();
     try {
       const stored = await call(documentPath(id), { signal: running.signal });
-      if (!running.signal.aborted) this.#show(stored, best);
+      if (!running.signal.aborted) this.#show(stored, hit);
     } catch (error) {
       if (!running.signal.aborted) this.#fail(id, error);
     }
@@ -42,7 +42,7 @@ export class DocumentSheet {
     this.#body.replaceChildren(el("p", { class: "banner bad", role: "alert" }, el("b", {}, status), error.message), idLine(id));
   }
 
-  #show(stored, best) {
+  #show(stored, hit) {
     this.#title.textContent = stored.title || stored.id;
     const rows = facts(stored).map(([name, value]) => el("div", {}, el("dt", {}, name), el("dd", {}, factValue(name, value))));
     this.#body.replaceChildren(
@@ -50,7 +50,7 @@ export class DocumentSheet {
       ...journey(stored),
       ...metadata(stored.metadata),
       el("h3", {}, "Text"),
-      el("div", { class: "whole-text" }, ...[wholeText(stored.text ?? "", best)].flat()),
+      el("div", { class: "whole-text" }, ...wholeText(stored.text ?? "", hit?.chunks ?? [])),
       el("h3", {}, "Offsets and times"),
       el("dl", { class: "facts-list" }, ...rows),
       el("p", { class: "small" }, el("a", { href: documentPath(stored.id), target: "_blank", rel: "noopener" }, "as JSON")),
@@ -109,10 +109,19 @@ function plain(value) {
   return typeof value === "object" ? showJson(value) : String(value);
 }
 
-function wholeText(text, best) {
-  const start = best?.text ? text.indexOf(best.text) : -1;
-  if (start < 0) return text || el("span", { class: "muted" }, "This document has no text.");
-  if (best.text === text) return marked(text, best.highlights);
-  const chunk = el("span", { class: "best-chunk", title: "The chunk that was found" }, marked(best.text, best.highlights));
-  return [text.slice(0, start), chunk, text.slice(start + best.text.length)];
+/** The text with the chunks that were found and what is marked in them; those it no longer holds are left out. */
+function wholeText(text, chunks) {
+  if (!text) return [el("span", { class: "muted" }, "This document has no text.")];
+  const points = Array.from(text);
+  const there = chunks.filter((chunk) => points.slice(chunk.start, chunk.end).join("") === chunk.text);
+  if (there.length === 1 && there[0].text === text) return [marked(text, there[0].highlights)];
+  const nodes = [];
+  let at = 0;
+  for (const chunk of there.sort((a, b) => a.start - b.start)) {
+    if (chunk.start < at) continue; // shown with the one before it
+    const title = chunk === chunks[0] ? "The chunk that was found" : "Found as well";
+    nodes.push(points.slice(at, chunk.start).join(""), el("span", { class: "best-chunk", title }, marked(chunk.text, chunk.highlights)));
+    at = chunk.end;
+  }
+  return [...nodes, points.slice(at).join("")];
 }

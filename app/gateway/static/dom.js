@@ -104,3 +104,9 @@ function selectWhole(code, value) {
   code.textContent = value;
   getSelection().selectAllChildren(code);
 }
+
+/** Resolves while the page can be seen. */
+export function whenVisible() {
+  if (!document.hidden) return Promise.resolve();
+  return new Promise((wake) => document.addEventListener("visibilitychange", wake, { once: true })).then(whenVisible);
+}

@@ -1,13 +1,14 @@
 // The search page: builds the parts and connects them.
 
 import { DocumentSheet } from "./document.js";
+import { HealthPanel } from "./health.js";
 import { Search } from "./search.js";
 import { StatusPanel } from "./status.js";
 import { startAges } from "./time.js";
 
 function start() {
   const sheet = new DocumentSheet();
-  const search = new Search({ openDocument: (id, best) => sheet.open(id, best) });
+  const search = new Search({ openDocument: (id, hit) => sheet.open(id, hit) });
   const status = new StatusPanel({
     openDocument: (id) => sheet.open(id),
     onChange: () => search.follow(),
@@ -18,6 +19,7 @@ function start() {
   startAges();
   search.start();
   status.start();
+  new HealthPanel().start();
 }
 
 function shortcut(event, search) {

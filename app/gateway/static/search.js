@@ -1,13 +1,15 @@
 // The search box and its answer.
 
 import { ApiError, parseJson, post, showJson } from "./api.js";
-import { el, marked, reconcile, copyable, setText } from "./dom.js";
-import { ageNode, clockNode, count, duration, syncClock } from "./time.js";
+import { el, reconcile, setText } from "./dom.js";
+import { hitNode, redrawn, revealMarks, showPressed } from "./hits.js";
+import { clockNode, count, duration, syncClock } from "./time.js";
 
 const DEBOUNCE_MS = 150; // a fast typist's pause between keys is shorter, an eye's patience longer
 const FOLLOW_EVERY_MS = 500; // with "Follow changes": at most two searches a second
 const DEFAULT_K = "10";
-const NOT_FIELDS = new Set(["and", "or", "not"]); // these mean something else in a filter
+const DEFAULT_MODE = "hybrid";
+const BY = { hybrid: "", vector: " by meaning", keyword: " by keywords" };
 
 const at = (id) => document.getElementById(id);
 
@@ -29,6 +31,10 @@ export class Search {
     at("query").addEventListener("input", () => this.#soon());
     at("filter").addEventListener("input", () => this.#soon());
     at("k").addEventListener("change", () => this.#now());
+    at("modes").addEventListener("change", () => {
+      this.announce(this.#documents);
+      this.#now();
+    });
     at("live").addEventListener("change", () => this.follow());
     at("filter-clear").addEventListener("click", () => this.#setFilter(""));
     at("search").addEventListener("submit", (event) => {
@@ -62,7 +68,8 @@ export class Search {
   announce(documents) {
     this.#documents = documents;
     const noun = documents === 1 ? "document" : "documents";
-    at("query").placeholder = documents === null ? "Search by meaning" : `Search ${count(documents)} ${noun} by meaning`;
+    const what = documents === null ? "the documents" : `${count(documents)} ${noun}`;
+    at("query").placeholder = `Search ${what}${BY[currentMode()]}`;
   }
 
   #soon() {
@@ -110,13 +117,13 @@ export class Search {
       }
       filter = `,"filter":${source}`;
     }
-    return `{"query":${JSON.stringify(query)},"k":${Number(at("k").value)}${filter}}`;
+    return `{"query":${JSON.stringify(query)},"mode":"${currentMode()}","k":${Number(at("k").value)}${filter}}`;
   }
 
   #show(answer) {
     this.#lost = false;
     this.#resetProblems();
-    const { hits, freshness, took_ms } = answer;
+    const { mode, hits, freshness, took_ms } = answer;
     syncClock(freshness.as_of, freshness.staleness_ms);
     const summary = `${count(hits.length)} ${hits.length === 1 ? "hit" : "hits"} in ${duration(took_ms)}`;
     const fresh = freshness.as_of !== null && freshness.staleness_ms !== null
@@ -126,8 +133,8 @@ export class Search {
     this.#showPartial(answer);
     reconcile(at("results"), hits, {
       keyOf: (hit) => hit.id,
-      create: (hit) => this.#hit(hit),
-      update: (node, hit) => (node.content === showJson(hit) ? node : this.#hit(hit)),
+      create: (hit) => this.#hit(hit, mode),
+      update: (node, hit) => redrawn(node, hit, mode, () => this.#hit(hit, mode)),
     });
     revealMarks(at("results"));
     showPressed(at("results"), currentFilter());
@@ -198,54 +205,13 @@ export class Search {
     at("empty").hidden = false;
     at("empty").replaceChildren(
       el("p", {}, "Type a question or a few words. Documents that change while you read become searchable within milliseconds, and every answer says how fresh it is."),
+      el("p", { class: "syntax" }, "Among keywords, ", el("code", {}, '"two words"'), " must stand side by side, ", el("code", {}, "turb*"), " is any word that begins so, and ", el("code", {}, "-word"), " must not occur. “Meaning” takes the text as it is."),
       el("p", { class: "keys" }, el("kbd", {}, "/"), " search  ", el("kbd", {}, "↓"), el("kbd", {}, "↑"), " move between hits  ", el("kbd", {}, "Enter"), " open"),
     );
   }
 
-  #hit(hit) {
-    const open = () => this.#openDocument(hit.id, { text: hit.text, highlights: hit.highlights });
-    const name = hit.title || hit.id;
-    const facts = [
-      el("span", {}, "changed ", ageNode(hit.event_time)),
-      el("span", {}, `searchable after ${duration(Math.max(0, Date.parse(hit.indexed_time) - Date.parse(hit.event_time)))}`),
-      hit.version === null ? null : el("span", {}, `version ${hit.version}`),
-      hit.title ? el("span", { class: "id" }, hit.id) : null,
-      hit.trace_id ? el("span", {}, "trace ", copyable(hit.trace_id, { shown: hit.trace_id.slice(0, 8), name: "the trace id" })) : null,
-    ];
-    const node = el(
-      "li",
-      { class: "hit", "data-testid": "hit", "data-id": hit.id },
-      el(
-        "div",
-        { class: "hit-head" },
-        el("h3", {}, el("button", { type: "button", class: "open", onclick: open }, name)),
-        el("span", { class: "score", title: "Score" }, hit.score.toFixed(3)),
-      ),
-      el("p", { class: "chunk" }, marked(hit.text, hit.highlights)),
-      this.#tags(hit.metadata),
-      el("p", { class: "facts" }, facts),
-    );
-    node.content = showJson(hit);
-    node.addEventListener("click", (event) => {
-      if (!event.target.closest("button, a") && getSelection().isCollapsed) open();
-    });
-    return node;
-  }
-
-  #tags(metadata) {
-    const tags = Object.entries(metadata ?? {}).flatMap(([field, value]) =>
-      (Array.isArray(value) ? value : [value]).filter((item) => item !== null).map((item) => this.#tag(field, item)),
-    );
-    return tags.length ? el("ul", { class: "tags", "aria-label": "Metadata" }, ...tags) : null;
-  }
-
-  #tag(field, value) {
-    const label = [el("span", { class: "tag-field" }, field), ` ${typeof value === "object" ? showJson(value) : value}`];
-    if (NOT_FIELDS.has(field) || typeof value === "object") return el("li", {}, el("span", { class: "tag" }, label));
-    const button = el("button", { type: "button", class: "tag", title: "Filter by this", "aria-pressed": "false" }, label);
-    button.term = [field, value];
-    button.addEventListener("click", () => this.#toggle(field, value));
-    return el("li", {}, button);
+  #hit(hit, mode) {
+    return hitNode(hit, mode, { openDocument: this.#openDocument, toggleTag: (field, value) => this.#toggle(field, value) });
   }
 
   #toggle(field, value) {
@@ -276,6 +242,8 @@ export class Search {
     const address = new URLSearchParams(location.search);
     at("query").value = address.get("q") ?? "";
     at("filter").value = address.get("filter") ?? "";
+    const mode = address.get("mode") ?? DEFAULT_MODE;
+    if (Object.hasOwn(BY, mode)) at("search").elements.mode.value = mode;
     const k = address.get("k") ?? DEFAULT_K;
     if (!/^\d{1,4}$/.test(k)) return;
     if (![...at("k").options].some((option) => option.value === k)) at("k").append(el("option", {}, k));
@@ -283,7 +251,8 @@ export class Search {
   }
 
   #writeAddress() {
-    const fields = { q: at("query").value, filter: at("filter").value.trim(), k: at("k").value };
+    const fields = { q: at("query").value, filter: at("filter").value.trim(), mode: currentMode(), k: at("k").value };
+    if (fields.mode === DEFAULT_MODE) delete fields.mode;
     if (fields.k === DEFAULT_K) delete fields.k;
     const address = new URLSearchParams(Object.entries(fields).filter(([, value]) => value));
     const wanted = `${location.pathname}${address.size ? `?${address}` : ""}`;
@@ -292,33 +261,15 @@ export class Search {
   }
 }
 
+function currentMode() {
+  return at("search").elements.mode.value;
+}
+
 function currentFilter() {
   try {
     const filter = parseJson(at("filter").value);
     return filter !== null && typeof filter === "object" && !Array.isArray(filter) ? filter : {};
   } catch {
     return {};
-  }
-}
-
-function showPressed(results, filter) {
-  for (const button of results.querySelectorAll("button.tag")) {
-    const [field, value] = button.term;
-    button.setAttribute("aria-pressed", String(Object.hasOwn(filter, field) && filter[field] === value));
-  }
-}
-
-/** A long chunk is cut by the style sheet; show the part of it that holds the first mark. */
-function revealMarks(results) {
-  const chunks = [...results.querySelectorAll(".chunk")].map((chunk) => {
-    const mark = chunk.querySelector("mark");
-    const hidden_px = mark ? mark.offsetTop + mark.offsetHeight - chunk.clientHeight : 0;
-    return { chunk, cut: chunk.scrollHeight > chunk.clientHeight + 1, hidden_px, mark_px: mark?.offsetTop ?? 0 };
-  });
-  for (const { chunk, cut, hidden_px, mark_px } of chunks) {
-    const moved = cut && hidden_px > 0;
-    chunk.scrollTop = moved ? mark_px - 24 : 0;
-    chunk.classList.toggle("cut", cut);
-    chunk.classList.toggle("moved", moved);
   }
 }

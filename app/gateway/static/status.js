@@ -1,7 +1,7 @@
 // "How fresh is the index": asks /status every second and draws the answer.
 
 import { ApiError, call } from "./api.js";
-import { el, reconcile, setText } from "./dom.js";
+import { el, reconcile, setText, whenVisible } from "./dom.js";
 import { History, drawHistory, sparkline } from "./spark.js";
 import { ageNode, clock, count, duration, shortCount, syncClock } from "./time.js";
 
@@ -10,6 +10,8 @@ const PATIENCE_MS = 3000; // a status slower than this is as good as none
 const RECENT_SHOWN_COUNT = 12;
 const CHART = { width: 360, height: 72 };
 const SPARK = { width: 72, height: 26, step_ms: 3000 }; // a point every two pixels
+
+const KNOWN = new Set(["ready", "catching up", "loading"]); // of the others nobody knows how stale they are
 
 const at = (id) => document.getElementById(id);
 
@@ -29,7 +31,7 @@ export class StatusPanel {
 
   async start() {
     for (;;) {
-      await visible();
+      await whenVisible();
       const began = performance.now();
       try {
         this.#show(await call("/status", { timeout_ms: PATIENCE_MS }));
@@ -84,20 +86,30 @@ export class StatusPanel {
       create: (shard) => shardRow(shard, replicated),
       update: (row, shard) => this.#updateRow(row, shard, objective_ms),
     });
+    this.#showNotes(shards, replicated);
+  }
+
+  /** Why a shard is paused or loading, in the words of its worker. */
+  #showNotes(shards, replicated) {
+    reconcile(at("shard-notes"), shards.filter((shard) => shard.reason), {
+      keyOf: (shard) => `${shard.shard}/${shard.replica}`,
+      create: (shard) => el("li", {}, el("b", {}, `Shard ${shardName(shard, replicated)} `), el("span", {})),
+      update: (note, shard) => setText(note.querySelector("span"), shard.paused ? shard.reason : `${shard.state}: ${shard.reason}`),
+    });
   }
 
   #updateRow(row, shard, objective_ms) {
     const key = `${shard.shard}/${shard.replica}`;
     if (!this.#shards.has(key)) this.#shards.set(key, new History());
     const history = this.#shards.get(key);
-    const answers = shard.state === "ready" || shard.state === "loading";
-    const staleness_ms = answers ? shard.staleness_ms : null;
+    const staleness_ms = KNOWN.has(shard.state) ? shard.staleness_ms : null;
     history.add(staleness_ms);
     row.dataset.state = shard.state;
-    row.dataset.level = shard.state === "loading" ? "over" : levelOf(staleness_ms, objective_ms);
+    row.toggleAttribute("data-paused", Boolean(shard.paused));
+    row.dataset.level = staleness_ms !== null && (shard.state !== "ready" || shard.paused) ? "over" : levelOf(staleness_ms, objective_ms);
     row.title = shard.worker ? `worker ${shard.worker}` : "";
     const cell = (name) => row.querySelector(`.${name}`);
-    setText(cell("state"), shard.state);
+    setText(cell("state"), shard.paused ? `${shard.state}, paused` : shard.state);
     setText(cell("staleness"), staleness_ms === null ? "–" : duration(staleness_ms));
     setText(cell("offset"), count(shard.applied_offset));
     setText(cell("documents"), shortCount(shard.documents));
@@ -165,8 +177,13 @@ export class StatusPanel {
   }
 }
 
+/** Its number, with its replica where there are several. */
+function shardName({ shard, replica }, replicated) {
+  return replicated ? `${shard} · ${replica ?? "–"}` : String(shard);
+}
+
 function shardRow(shard, replicated) {
-  const name = replicated ? `${shard.shard} · ${shard.replica}` : String(shard.shard);
+  const name = shardName(shard, replicated);
   const head = el(
     "th",
     { scope: "row" },
@@ -193,9 +210,4 @@ function levelOf(ms, objective_ms) {
 function verdict(level, silent, total) {
   if (silent) return `stale · ${silent} of ${total} shards not ready`;
   return { ok: "stale · within the objective", over: "stale · over the objective", none: "" }[level];
-}
-
-function visible() {
-  if (!document.hidden) return Promise.resolve();
-  return new Promise((wake) => document.addEventListener("visibilitychange", wake, { once: true })).then(visible);
 }

@@ -1,4 +1,4 @@
-// Times as people read them. Ages are counted on the server's clock, not on this machine's.
+// Times and amounts as people read them. Ages are counted on the server's clock, not on this machine's.
 
 let ahead_ms = 0; // server clock minus local clock
 
@@ -94,4 +94,19 @@ export function count(value) {
 /** A count for a narrow column: 12,345 and 1.2M. */
 export function shortCount(value) {
   return value !== null && value !== undefined && Math.abs(value) >= 1e6 ? compact.format(value) : count(value);
+}
+
+const BYTE_UNITS = ["bytes", "KiB", "MiB", "GiB", "TiB"];
+
+/** 512 bytes, 3.1 MiB, 12 GiB; a dash for what is not known. */
+export function bytes(value) {
+  if (value === null || value === undefined) return "–";
+  const step = Math.min(BYTE_UNITS.length - 1, value < 1024 ? 0 : Math.floor(Math.log2(value) / 10));
+  const scaled = value / 1024 ** step;
+  return `${step && scaled < 10 ? scaled.toFixed(1) : Math.round(scaled)} ${BYTE_UNITS[step]}`;
+}
+
+/** 0.987 → 98.7 %; a dash for what is not known. */
+export function share(ratio, digits = 1) {
+  return ratio === null || ratio === undefined ? "–" : `${(ratio * 100).toFixed(digits)} %`;
 }

@@ -17,6 +17,7 @@ from app.gateway.directory import Directory
 from app.gateway.fanout import Fanout
 from app.gateway.queries import QueryEmbedder
 from app.gateway.server import Gateway
+from app.model.embedder import Embedder
 from app.model.hashing import HashingEmbedder
 from app.observe.metrics import GatewayMetrics
 from app.redis_link import RedisLink
@@ -31,13 +32,17 @@ def now_ms() -> int:
     return time.time_ns() // 1_000_000
 
 
-def hit(document_id: str, score: float, **changed: Any) -> dict[str, Any]:
-    """A hit as an index worker tells it."""
+def hit(document_id: str, vector: float | None, keyword: float | None = None, **changed: Any) -> dict[str, Any]:
+    """A hit as an index worker tells it. vector, keyword: its scores; None: that search did not find it."""
+    text = changed.get("text", f"text of {document_id}")
     given = {
         "id": document_id,
-        "score": score,
+        "score": vector if vector is not None else keyword,
+        "vector_score": vector,
+        "keyword_score": keyword,
         "title": None,
-        "text": f"text of {document_id}",
+        "text": text,
+        "chunks": [{"text": text, "start": 0, "end": len(text or ""), "score": 1.0}],
         "metadata": {},
         "version": None,
         "shard": 0,
@@ -50,13 +55,17 @@ def hit(document_id: str, score: float, **changed: Any) -> dict[str, Any]:
 
 
 class FakeWorker:
-    """shards: what each partition says to a search. answers: how it behaves: "well", a status, or "never"."""
+    """shards: what each partition says to a search. answers: how it behaves: "well", a status, or "never".
+
+    told: what each partition says of itself beside the least that any worker does.
+    """
 
     def __init__(self, partitions: int, *owned: int, replica: str = "0") -> None:
         self.partitions = partitions
         self.replica = replica
         self.shards: dict[int, dict[str, Any]] = {p: said() for p in owned}
         self.states = dict.fromkeys(owned, "ready")
+        self.told: dict[int, dict[str, Any]] = {}
         self.documents: dict[str, dict[str, Any]] = {}
         self.answers: str | int = "well"
         self.describes: Any = None
@@ -94,6 +103,7 @@ class FakeWorker:
                 "applied_offset": said.get("applied_offset"),
                 "as_of_ms": said.get("as_of_ms"),
             }
+            | self.told.get(partition, {})
             for partition, said in self.shards.items()
         ]
         return _json({"replica": self.replica, "partitions": self.partitions, "shards": rows, "recent": []})
@@ -126,8 +136,30 @@ def said(*hits: dict[str, Any], as_of_ms: int | None = None, offset: int | None 
 def stored(document_id: str, *, deleted: bool = False, **changed: Any) -> dict[str, Any]:
     """What an index worker says of a document."""
     row = hit(document_id, 0.0, **changed)
-    del row["score"]
+    for name in ("score", "vector_score", "keyword_score", "chunks"):
+        del row[name]
     return {"document": row, "deleted": deleted, "applied_offset": 9, "as_of_ms": now_ms()}
+
+
+TOLD: dict[str, Any] = {
+    "documents": 100,
+    "chunks": 120,
+    "buffered": 7,
+    "graph_dead_ratio": 0.1,
+    "recall_at_10": 0.98,
+    "recall_samples": 40,
+    "ef_search": 64,
+    "memory_bytes": {"graph": 1000, "rows": 200, "buffer": 30, "keyword": 4},
+    "disk_bytes": 5000,
+    "snapshot_chunks": 110,
+    "snapshot_ms": 1_700_000_000_000,
+    "rebuilding": False,
+    "rebuild_progress": 1.0,
+    "rebuild_reason": "dead share",
+    "rebuild_seconds": 1.5,
+    "paused": None,
+}
+"""What a worker tells of a shard for /stats."""
 
 
 class FakeRegistry(Registry):
@@ -180,11 +212,13 @@ def message(answer: dict[str, Any], status: int) -> str:
 
 
 @asynccontextmanager
-async def gateway(*workers: FakeWorker, redis: bool = True, **changed: Any) -> AsyncIterator[Served]:
+async def gateway(
+    *workers: FakeWorker, redis: bool = True, embedder: Embedder | None = None, **changed: Any
+) -> AsyncIterator[Served]:
     """Workers are started here; those of `workers` are registered."""
     settings = Settings(_env_file=None, redis_url="", **({"shard_timeout_ms": SHARD_TIMEOUT_MS} | changed))
     registry, metrics = FakeRegistry(), GatewayMetrics()
-    queries = QueryEmbedder(HashingEmbedder(DIM), settings.query_cache_entries, metrics)
+    queries = QueryEmbedder(embedder or HashingEmbedder(DIM), settings.query_cache_entries, metrics)
     async with AsyncExitStack() as stack:
         stack.callback(queries.close)
         for worker in workers:

@@ -9,7 +9,6 @@ import numpy as np
 import orjson
 import pytest
 
-from app.gateway.answer import highlights, query_words
 from schemas.search import SearchResponse
 from tests.unit.gateway.parts import DIM, SHARD_TIMEOUT_MS, FakeWorker, gateway, hit, message, now_ms, said, within
 
@@ -23,8 +22,9 @@ async def test_hits_of_all_shards_are_merged_by_score_and_cut_to_k() -> None:
     one.shards |= {0: said(hit("a", 0.9), hit("b", 0.5)), 2: said(hit("c", 0.7))}
     two.shards[1] = said(hit("d", 0.8), hit("e", 0.7))
     async with gateway(one, two) as served:
-        answer = await served.search(k=4)
+        answer = await served.search(k=4, mode="vector")
         assert ids(answer) == ["a", "d", "c", "e"]
+        assert [item["score"] for item in answer["hits"]] == [0.9, 0.8, 0.7, 0.7]
         assert (answer["partial"], answer["missing_shards"]) == (False, {})
         assert [sorted(body["shards"]) for body in (*one.asked, *two.asked)] == [[0, 2], [1]]
         SearchResponse.model_validate(answer, strict=True)
@@ -35,7 +35,7 @@ async def test_a_document_in_two_shards_is_one_hit_the_better_one() -> None:
     worker = FakeWorker(2, 0, 1)
     worker.shards = {0: said(hit("a", 0.6), hit("b", 0.5)), 1: said(hit("a", 0.8, shard=1))}
     async with gateway(worker) as served:
-        answer = await served.search(k=2)
+        answer = await served.search(k=2, mode="vector")
         assert [(item["id"], item["score"], item["shard"]) for item in answer["hits"]] == [("a", 0.8, 1), ("b", 0.5, 0)]
 
 
@@ -56,6 +56,8 @@ async def test_the_question_reaches_the_shards_as_it_was_asked() -> None:
         assert vector == pytest.approx([0.6] + [0] * (DIM - 2) + [0.8])
         assert body == {
             "shards": [0],
+            "mode": "vector",
+            "query": None,
             "fingerprint": None,
             "k": 7,
             "filter": {"lang": "en"},
@@ -137,6 +139,15 @@ async def test_of_two_replicas_the_fresher_ready_one_is_asked() -> None:
         assert [len(worker.asked) for worker in workers] == [0, 1, 0]
 
 
+async def test_a_replica_that_is_catching_up_is_asked_before_one_that_is_loading() -> None:
+    loading, behind = FakeWorker(1, 0, replica="0"), FakeWorker(1, 0, replica="1")
+    loading.states[0], behind.states[0] = "loading", "catching up"
+    behind.shards[0] = said(as_of_ms=now_ms() - 9000)
+    async with gateway(loading, behind) as served:
+        await served.search()
+        assert (len(loading.asked), len(behind.asked)) == (0, 1)
+
+
 async def test_a_shard_that_has_moved_is_found_at_its_new_worker() -> None:
     one, two = FakeWorker(2, 0, 1), FakeWorker(2)
     async with gateway(one, two) as served:
@@ -215,7 +226,10 @@ async def test_something_else_at_a_registered_url_does_not_stop_the_gateway(desc
     [
         ({"k": 0}, "k: "),
         ({"k": 1001}, "k: "),
-        ({"mode": "keyword"}, "mode: "),
+        ({"mode": "psychic"}, "mode: "),
+        ({"mode": "keyword", "vector": [1]}, "mode 'keyword' looks for words: give 'query' (text) as well"),
+        ({"mode": "hybrid", "vector": [1]}, "mode 'hybrid' looks for words"),
+        ({"mode": "hybrid", "query": "x", "vector": [0]}, "vector: must have at least one number other than 0"),
         ({"filter": {"lang": None}}, "filter.lang: null is not a value"),
         ({"filter": {"lang": {"like": "x"}}}, "filter.lang.like: unknown operator"),
         ({"vector": []}, "vector: must have at least one number other than 0"),
@@ -339,14 +353,22 @@ async def test_a_document_with_an_absurd_time_does_not_fail_the_search(event_tim
         assert ids(await served.search()) == ["a"]
 
 
-async def test_highlights_are_spans_of_code_points() -> None:
+async def test_highlights_are_spans_of_code_points_of_the_words_as_the_keyword_index_reads_them() -> None:
     worker = FakeWorker(1, 0)
-    text = "🦫 Ünïcode shards: SHARD, ünïcode; the shar"
+    text = "🦫 Ünïcode shards: SHARD, unicode; the shar"
     worker.shards[0] = said(hit("a", 0.5, text=text))
     async with gateway(worker) as served:
         answer = await served.search(query="the shard ünïcode?")
         marked = [text[span["start"] : span["end"]] for span in answer["hits"][0]["highlights"]]
-        assert marked == ["Ünïcode", "shards", "SHARD", "ünïcode"]
+        assert marked == ["Ünïcode", "shards", "SHARD", "unicode"]
+
+
+async def test_highlights_follow_the_stemmer_of_the_keyword_index() -> None:
+    worker = FakeWorker(1, 0)
+    worker.shards[0] = said(hit("a", 0.5, text="shard shards"))
+    async with gateway(worker, keyword_stemmer="none") as served:
+        answer = await served.search(query="shard")
+        assert answer["hits"][0]["highlights"] == [{"start": 0, "end": 5}]
 
 
 async def test_a_search_by_vector_marks_nothing() -> None:
@@ -354,10 +376,3 @@ async def test_a_search_by_vector_marks_nothing() -> None:
     worker.shards[0] = said(hit("a", 0.5))
     async with gateway(worker) as served:
         assert (await served.search(vector=[1] * DIM))["hits"][0]["highlights"] == []
-
-
-def test_common_words_and_short_stems_are_not_marked() -> None:
-    assert query_words("What is the GIL of it?") == {"gil"}
-    assert highlights("gil gilded", {"gil"}) == [{"start": 0, "end": 3}]
-    assert highlights("anything", set()) == []
-    assert len(highlights("mill " * 500, {"mill"})) == 200

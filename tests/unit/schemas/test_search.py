@@ -17,22 +17,24 @@ def parsed(**fields: object) -> SearchRequest:
 
 def test_a_query_alone_is_enough() -> None:
     request = parsed(query="parse a date")
-    assert (request.k, request.mode, request.timeout_ms) == (10, "vector", 2000)
+    assert (request.k, request.mode, request.timeout_ms) == (10, None, 2000)
     assert (request.filter, request.min_offsets, request.max_staleness_ms) == (None, None, None)
 
 
 @pytest.mark.parametrize(
     ("fields", "message"),
     [
-        ({}, "give either 'query' \\(text\\) or 'vector'"),
-        ({"query": "x", "vector": [1]}, "give either 'query'"),
+        ({}, "give 'query' \\(text\\), 'vector', or both"),
+        ({"vector": [1], "mode": "keyword"}, "mode 'keyword' looks for words: give 'query' .* or use mode 'vector'"),
+        ({"vector": [1], "mode": "hybrid"}, "mode 'hybrid' looks for words: give 'query'"),
+        ({"query": "", "vector": [1]}, "'query' is empty"),
         ({"query": " \n"}, "'query' is empty"),
         ({"query": "x" * 10_001}, "query: .*at most 10000 characters"),
         ({"query": "x", "k": 0}, "k: .*greater than or equal to 1"),
         ({"query": "x", "k": MAX_K + 1}, f"k: .*less than or equal to {MAX_K}"),
         ({"query": "x", "k": "5"}, "k: .*valid integer"),
         ({"query": "x", "k": 2.0}, "k: .*valid integer"),
-        ({"query": "x", "mode": "psychic"}, "mode: .*'vector'"),
+        ({"query": "x", "mode": "psychic"}, "mode: .*'vector', 'keyword' or 'hybrid'"),
         ({"query": "x", "filter": "lang=en"}, "filter: .*"),
         ({"query": "x", "min_offsets": {"zero": 1}}, "min_offsets.zero: .*"),
         ({"query": "x", "min_offsets": {"٣": 1}}, "min_offsets.٣: .*"),
@@ -48,6 +50,22 @@ def test_a_query_alone_is_enough() -> None:
 def test_a_refusal_names_the_field_and_what_is_accepted(fields: dict[str, object], message: str) -> None:
     with pytest.raises(BadRequest, match=message):
         parsed(**fields)
+
+
+@pytest.mark.parametrize(
+    ("fields", "mode"),
+    [
+        ({"query": "x"}, "hybrid"),
+        ({"vector": [1]}, "vector"),
+        ({"query": "x", "vector": [1]}, "hybrid"),
+        ({"query": "x", "mode": None}, "hybrid"),
+        ({"query": "x", "mode": "vector"}, "vector"),
+        ({"query": "x", "mode": "keyword"}, "keyword"),
+        ({"query": "x", "vector": [1], "mode": "keyword"}, "keyword"),
+    ],
+)
+def test_the_mode_is_the_one_asked_for_or_follows_from_the_question(fields: dict[str, object], mode: str) -> None:
+    assert parsed(**fields).resolved_mode == mode
 
 
 @pytest.mark.parametrize("body", [b"", b"nope", b"[]", b'{"query": "\\ud800"}', b'{"vector": [1e999]}', b"[" * 10_000])

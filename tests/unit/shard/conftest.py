@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 
@@ -12,13 +13,13 @@ from app.shard.shard import Shard
 @pytest.fixture(autouse=True)
 def _no_shard_stays_open(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     opened: list[Shard] = []
-    load = Shard._load
+    opening = Shard.__init__
 
-    def remembered(shard: Shard) -> None:
+    def remembered(shard: Shard, *arguments: Any) -> None:
+        opening(shard, *arguments)
         opened.append(shard)
-        load(shard)
 
-    monkeypatch.setattr(Shard, "_load", remembered)
+    monkeypatch.setattr(Shard, "__init__", remembered)
     yield
     for shard in opened:
         shard.close()

@@ -27,7 +27,10 @@ def shard_settings(folder: Path, **changed: Any) -> Settings:
 
 
 def open_shard(folder: Path, epoch: str = EPOCH, **changed: Any) -> Shard:
-    return Shard(0, folder / "shard-0.sqlite", epoch, shard_settings(folder, **changed))
+    """Open and loaded."""
+    shard = Shard(0, folder / "shard-0.sqlite", epoch, shard_settings(folder, **changed))
+    shard.load()
+    return shard
 
 
 def unit(*numbers: float) -> NDArray[np.float32]:
@@ -99,7 +102,7 @@ def found(shard: Shard, query: NDArray[np.float32], k: int = 10) -> list[str]:
 
 def drain(shard: Shard) -> None:
     """Let the graph absorb all it would."""
-    while shard.absorb(pressed=False):
+    while shard.absorb():
         pass
 
 

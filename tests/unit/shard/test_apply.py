@@ -148,7 +148,7 @@ def test_a_shard_is_ready_once_it_has_come_as_far_as_the_topic_went(shard: Shard
     assert not shard.ready
     shard.ready_at = 2
     shard.apply([document(0, "a", unit(1))])
-    assert (shard.ready, shard.status().state) == (False, "loading")
+    assert (shard.ready, shard.status().state) == (False, "catching up")
     shard.apply([watermark(1, 0)])
     assert (shard.ready, shard.status().state) == (True, "ready")
 

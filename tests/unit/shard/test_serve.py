@@ -33,6 +33,8 @@ class Served:
     async def search(self, *partitions: int, **changed: Any) -> dict[str, dict[str, Any]]:
         body = {
             "shards": list(partitions),
+            "mode": "vector",
+            "query": None,
             "vector": base64.b64encode(unit(1).tobytes()).decode(),
             "fingerprint": "m",
             "k": 5,
@@ -53,11 +55,13 @@ class Served:
 
 @asynccontextmanager
 async def served(folder: Path) -> AsyncIterator[Served]:
-    shards = Shards(shard_settings(folder), "epoch", lambda: False)
+    shards = Shards(shard_settings(folder), "epoch")
     shards.acquire({0, 1})
     shards.open[0].apply([document(0, "a", unit(1), metadata={"lang": "en"}), document(1, "b", unit(0, 1))])
     recent: deque[dict[str, Any]] = deque([{"id": "a"}])
-    server = ShardServer(shards, recent, lambda: {"url": "u", "replica": "r", "partitions": 2}, IndexMetrics())
+    server = ShardServer(
+        shards, recent, lambda: {"url": "u", "replica": "r", "partitions": 2}, lambda: "no room", IndexMetrics()
+    )
     application = web.Application()
     application.add_routes(server.routes())
     try:
@@ -130,7 +134,7 @@ async def test_what_is_not_reached_in_time_is_504_with_how_far_the_shard_is(tmp_
 
 async def test_staleness_is_measured_now(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     async with served(tmp_path) as worker:
-        monkeypatch.setattr(module, "_now_ms", lambda: NOW_MS + 1 + 40)
+        monkeypatch.setattr(module, "now_ms", lambda: NOW_MS + 1 + 40)
         assert "hits" in (await worker.search(0, max_staleness_ms=40))["0"]
         assert (await worker.search(0, max_staleness_ms=39, timeout_ms=30))["0"]["status"] == 504
 
@@ -156,7 +160,7 @@ async def test_the_status_describes_the_worker_and_its_shards(tmp_path: Path) ->
         )
         rows = {row["partition"]: row for row in answer["shards"]}
         assert (rows[0]["documents"], rows[0]["chunks"], rows[0]["fingerprint"]) == (2, 2, "m")
-        assert (rows[1]["documents"], rows[1]["state"]) == (0, "loading")
+        assert (rows[1]["documents"], rows[1]["state"], rows[1]["paused"]) == (0, "catching up", "no room")
 
 
 async def test_a_shard_that_is_given_away_during_a_search_is_503(

@@ -14,7 +14,7 @@ from tests.unit.shard.parts import document, found, random_units, shard_settings
 
 @pytest.fixture
 def shards(tmp_path: Path) -> Iterator[Shards]:
-    opened = Shards(shard_settings(tmp_path, write_buffer_rows=4, replica="r7"), "epoch", lambda: False)
+    opened = Shards(shard_settings(tmp_path, write_buffer_rows=4, replica="r7"), "epoch")
     yield opened
     opened.close()
 

@@ -17,9 +17,19 @@ from app.shard import store as module
 from app.shard.apply import Applier
 from app.shard.shard import Shard
 from app.shard.store import ShardStore
-from schemas.errors import FingerprintMismatch, ShardCorrupt
+from schemas.errors import FingerprintMismatch, ShardCorrupt, StorageFull
 from schemas.vector_record import VectorRecord, encode_vector_record
-from tests.unit.shard.parts import delete, document, found, headers, open_shard, record_event, unit, watermark
+from tests.unit.shard.parts import (
+    delete,
+    document,
+    found,
+    headers,
+    open_shard,
+    record_event,
+    shard_settings,
+    unit,
+    watermark,
+)
 
 WEEK_MS = 7 * 24 * 3_600_000
 
@@ -77,22 +87,39 @@ def test_an_error_in_the_middle_of_a_transaction_changes_nothing_on_disk_and_not
     shard.close()
 
 
-def test_an_error_at_the_commit_changes_nothing_in_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_full_disk_changes_nothing_and_the_same_records_are_applied_once_there_is_room(tmp_path: Path) -> None:
     shard = open_shard(tmp_path)
     shard.apply([document(0, "a", unit(1))])
     before = shard.status()
-
-    def fails(_: ShardStore) -> None:
-        raise sqlite3.OperationalError("disk I/O error")
-
-    with monkeypatch.context() as patched:
-        patched.setattr(ShardStore, "_write_progress", fails)
-        with pytest.raises(sqlite3.OperationalError):
-            shard.apply([document(1, "b", unit(1))])
+    writer = shard._store.writer
+    (pages,) = writer.execute("PRAGMA page_count").fetchone()
+    writer.execute(f"PRAGMA max_page_count = {pages}")  # what SQLite then says is what it says of a full disk
+    records = [document(n, f"d{n}", unit(1, n), text="x" * 5000) for n in range(1, 9)]
+    for _ in range(2):
+        with pytest.raises(StorageFull, match="make room"):
+            shard.apply(records)
     assert shard.status() == before
-    shard.apply([document(1, "b", unit(0, 1))])
-    assert found(shard, unit(1)) == ["a", "b"]
+    assert found(shard, unit(1)) == ["a"]
+    writer.execute("PRAGMA max_page_count = 100000")
+    shard.apply(records)
+    assert len(found(shard, unit(1))) == 9
     shard.close()
+
+
+def test_a_file_with_a_damaged_page_is_set_aside_and_the_next_start_begins_anew(tmp_path: Path) -> None:
+    shard = open_shard(tmp_path)
+    shard.apply([document(n, f"d{n}", unit(1, n), text="x" * 3000) for n in range(20)])
+    shard.close()
+    content = bytearray(file_of(tmp_path).read_bytes())
+    content[12 * 4096 :] = b"\xff" * (len(content) - 12 * 4096)
+    file_of(tmp_path).write_bytes(content)
+    damaged = Shard(0, file_of(tmp_path), "epoch", shard_settings(tmp_path))
+    with pytest.raises(ShardCorrupt, match="set aside"):
+        damaged.load()
+    damaged.close()
+    (kept,) = aside(tmp_path)
+    assert kept.read_bytes() == content
+    assert open_shard(tmp_path).next_offset is None
 
 
 def test_labels_are_never_given_twice_even_over_deletes_and_restarts(tmp_path: Path) -> None:
@@ -147,7 +174,7 @@ def make_cut_short(folder: Path) -> None:
     [
         (make_garbage, "is not a shard file"),
         (make_empty_database, "is not a shard file"),
-        (make_other_format, "has format 99, this program writes 1"),
+        (make_other_format, "has format 99, this program writes 2"),
         (make_old, "longer ago than Kafka keeps tombstones"),
         (make_cut_short, "is not a shard file"),
     ],

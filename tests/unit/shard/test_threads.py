@@ -90,7 +90,7 @@ def test_a_document_that_is_updated_over_and_over_is_always_found_exactly_once(t
         offset[0] += len(events)
 
     def absorb(_: int) -> None:
-        if not shard.absorb(pressed=False):
+        if not shard.absorb():
             time.sleep(0.0005)
 
     def search(_: int) -> None:
@@ -118,7 +118,7 @@ def test_a_document_that_is_updated_over_and_over_is_always_found_exactly_once(t
 
 def test_shards_are_taken_and_given_back_beside_searches(tmp_path: Path) -> None:
     """A search of a shard that is closed in the meantime may fail, but only so that its caller can tell."""
-    shards = Shards(shard_settings(tmp_path, write_buffer_rows=4), "epoch", lambda: False)
+    shards = Shards(shard_settings(tmp_path, write_buffer_rows=4), "epoch")
     shards.acquire({0, 1})
     for partition in (0, 1):
         shards.open[partition].apply([document(n, f"d{n}", vector) for n, vector in enumerate(random_units(40, 3))])
