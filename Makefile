@@ -34,7 +34,7 @@ clean:  ## remove environments, caches and local data (not the jars in ~/.cache/
 	find . -name __pycache__ -type d -not -path './.git/*' -prune -exec rm -rf {} +
 
 # --- benchmarks
-.PHONY: bench-pipeline bench-freshness bench-search bench-vectors bench-libraries
+.PHONY: bench-pipeline bench-freshness bench-search bench-shard bench-keyword bench-vectors bench-libraries
 # Java, Maven and a Redis are got only where one is missing: `services` installs more than a benchmark needs
 BENCH_SERVICES = command -v java mvn redis-server >/dev/null 2>&1 || deploy/setup.sh services
 BENCH_SET = $(if $(wildcard .venv-full/bin/pytest),test,demo)
@@ -53,6 +53,14 @@ bench-search:  ## what a search costs at the gateway, alone and beside ingest (3
 	@deploy/setup.sh $(BENCH_SET)
 	@$(BENCH_SERVICES)
 	@exec $(BIN)/python -m bench.search $(ARGS)
+
+bench-shard:  ## one shard of 100,000 chunks beside bare hnswlib: inserts, searches, filters, churn, restart (10 minutes)
+	@deploy/setup.sh $(BENCH_SET)
+	@exec $(BIN)/python -m bench.shard $(ARGS)
+
+bench-keyword:  ## the keyword index (tantivy) beside SQLite FTS5 over the same chunks (2 minutes)
+	@deploy/setup.sh $(BENCH_SET)
+	@exec $(BIN)/python -m bench.keyword $(ARGS)
 
 bench-vectors:  ## embed a million short texts for the benchmarks of graphs (an hour on 2 cores; ARGS="--count 100000")
 	@deploy/setup.sh test

@@ -20,6 +20,7 @@ COMMANDS = {
     "index": ("consumers.index.command", "index"),
     "serve": ("app.cli.serve", "serve"),
     "search": ("app.cli.search", "search"),
+    "tune": ("app.cli.tune", "tune"),
     "settings": ("app.cli.settings", "settings"),
 }
 

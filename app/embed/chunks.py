@@ -15,16 +15,17 @@ from app.model.chunker import Chunk, Chunker, Cut
 from app.model.embedder import Embedder
 from app.observe.metrics import EmbedMetrics
 from schemas.errors import EmbedderUnavailable, Retriable, UnembeddableText
+from schemas.vector_record import Vectors
 
 _CANARY = "headrace"
 
 
 @dataclass(frozen=True, slots=True)
 class Embedded:
-    """The chunks of one document; vectors: shape (len(chunks), dim), float16."""
+    """The chunks of one document; vectors: shape (len(chunks), dim)."""
 
     chunks: list[Chunk]
-    vectors: NDArray[np.float16]
+    vectors: Vectors
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,7 +39,7 @@ class EmbeddedBatch:
 
 @dataclass(frozen=True, slots=True)
 class Caches:
-    """vectors: float16 by the text of a chunk. cuts: by title and text of a document, see `_encode_cut`."""
+    """vectors: by the text of a chunk, in the type of records. cuts: by title and text of a document, `_encode_cut`."""
 
     vectors: TextCache
     cuts: TextCache
@@ -50,9 +51,12 @@ class Caches:
 
 
 class ChunkEmbedder:
-    """Called by one thread at a time."""
+    """Called by one thread at a time. dtype: of the vectors it gives out, float16 or float32."""
 
-    def __init__(self, embedder: Embedder, chunker: Chunker, caches: Caches, metrics: EmbedMetrics) -> None:
+    def __init__(
+        self, embedder: Embedder, chunker: Chunker, caches: Caches, metrics: EmbedMetrics, dtype: str = "float16"
+    ) -> None:
+        self._dtype = np.dtype(dtype)
         self._embedder = embedder
         self._chunker = chunker
         self._caches = caches
@@ -105,10 +109,10 @@ class ChunkEmbedder:
             documents.append(cut.chunks(text, title))
         return documents, fresh
 
-    def _stack(self, vectors: list[bytes]) -> NDArray[np.float16]:
-        return np.frombuffer(b"".join(vectors), np.float16).reshape(-1, self._embedder.dim)
+    def _stack(self, vectors: list[bytes]) -> Vectors:
+        return np.frombuffer(b"".join(vectors), self._dtype).reshape(-1, self._embedder.dim)
 
-    def _embed_texts(self, texts: list[str]) -> list[NDArray[np.float16] | UnembeddableText]:
+    def _embed_texts(self, texts: list[str]) -> list[Vectors | UnembeddableText]:
         """One result per text; a text that breaks the model is found by bisection."""
         try:
             vectors = self._call_model(texts)
@@ -120,14 +124,14 @@ class ChunkEmbedder:
             return [*self._embed_texts(before), error, *self._embed_texts(after)] if len(texts) > 1 else [error]
         except Exception as error:  # noqa: BLE001 - whatever a model raises: one bad text must not stop the others
             return self._bisect(texts, error)
-        halves = vectors.astype(np.float16)
-        finite: NDArray[np.bool_] = np.isfinite(halves.sum(axis=1))
+        stored = vectors.astype(self._dtype)
+        finite: NDArray[np.bool_] = np.isfinite(stored.sum(axis=1))
         return [
-            halves[i] if finite[i] else UnembeddableText("the model returned a vector that is not finite", i)
+            stored[i] if finite[i] else UnembeddableText("the model returned a vector that is not finite", i)
             for i in range(len(texts))
         ]
 
-    def _bisect(self, texts: list[str], error: Exception) -> list[NDArray[np.float16] | UnembeddableText]:
+    def _bisect(self, texts: list[str], error: Exception) -> list[Vectors | UnembeddableText]:
         if len(texts) > 1:
             middle = len(texts) // 2
             return self._embed_texts(texts[:middle]) + self._embed_texts(texts[middle:])

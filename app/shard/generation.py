@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -102,26 +101,46 @@ class Generation:
         return self.rows.died[: self.end] > self.sequence
 
     def rows_of(self, labels: NDArray[np.int64]) -> NDArray[np.int64]:
-        """The row of each label; `end` for a label that this generation does not know."""
-        known = self.rows.label[: self.end]
-        found = np.searchsorted(known, labels)
-        right = found < self.end
-        right[right] = known[found[right]] == labels[right]
-        return np.where(right, found, self.end)
+        """The row of each label, all of which must be known."""
+        return np.searchsorted(self.rows.label[: self.end], labels)
 
     def matching(self, parsed: Filter) -> NDArray[np.int64]:
         """The rows that are there and that a filter lets through, ascending."""
         return np.flatnonzero(self.alive & self.rows.columns.mask(parsed, self.end))
 
     def best(self, rows: NDArray[np.int64], scores: NDArray[np.float32], k: int) -> list[Ranked]:
-        """The k best documents by their best chunk, best first; equal scores by label. Rows may come twice."""
+        """The k best documents by their best chunk, best first; equal scores by label.
+
+        rows: shape (n,); those that are not there in this generation are passed over, and one may come twice.
+        """
         wanted = 2 * k + 8  # documents have several chunks
         while True:
             top = _top(scores, wanted)
-            found = _by_document(self.rows, rows[top], scores[top], k)
-            if len(found) >= k or len(top) == len(scores):
+            found = self._by_document(rows[top], scores[top], k)
+            if len(found) >= k or wanted >= len(scores):
                 return found
             wanted *= 4
+
+    def _by_document(self, rows: NDArray[np.int64], scores: NDArray[np.float32], k: int) -> list[Ranked]:
+        # plain Python: for a few dozen chunks it is faster than numpy, whose every call costs 1 µs or more
+        docs, died = self.rows.doc[rows].tolist(), self.rows.died[rows].tolist()
+        chunks: dict[int, list[tuple[int, float]]] = {}
+        last = -1
+        for negative, row, doc, gone in sorted(zip((-scores).tolist(), rows.tolist(), docs, died, strict=True)):
+            if gone <= self.sequence or row >= self.end or row == last:
+                continue  # on its way from the buffer into the graph a row is in both
+            last = row
+            own = chunks.get(doc)
+            if own is None:
+                if len(chunks) < k:
+                    chunks[doc] = [(row, -negative)]
+            elif len(own) <= MOST_OTHERS and all(row != other for other, _ in own):
+                own.append((row, -negative))
+        label = self.rows.label
+        return [
+            Ranked(doc, int(label[own[0][0]]), own[0][1], tuple((int(label[row]), score) for row, score in own[1:]))
+            for doc, own in chunks.items()
+        ]
 
     def exact(self, query: NDArray[np.float32], k: int, rows: NDArray[np.int64] | None = None) -> list[Ranked]:
         """The k best documents by scanning: all that is there, or some rows that are."""
@@ -137,29 +156,10 @@ class Generation:
         return replace(self, start=start, buffer=buffer)
 
 
-def _top(scores: NDArray[np.float32], count: int) -> NDArray[np.intp]:
+def _top(scores: NDArray[np.float32], count: int) -> NDArray[np.intp] | slice:
     if len(scores) <= count:
-        return np.arange(len(scores))
+        return slice(None)
     top = np.argpartition(scores, len(scores) - count)[-count:]
     # of equal scores at the border those with the least labels must be among them
     border = scores[top].min()
     return np.flatnonzero(scores >= border) if (scores == border).sum() > 1 else top
-
-
-def _by_document(rows: Rows, found: NDArray[np.int64], scores: NDArray[np.float32], k: int) -> list[Ranked]:
-    order: Sequence[tuple[float, int, int]] = sorted(
-        zip((-scores).tolist(), rows.label[found].tolist(), rows.doc[found].tolist(), strict=True)
-    )
-    chunks: dict[int, list[tuple[int, float]]] = {}
-    last = -1
-    for negative, label, doc in order:
-        if label == last:
-            continue  # on its way from the buffer into the graph a row is in both
-        last = label
-        own = chunks.get(doc)
-        if own is not None:
-            if len(own) <= MOST_OTHERS and all(label != other for other, _ in own):
-                own.append((label, -negative))
-        elif len(chunks) < k:
-            chunks[doc] = [(label, -negative)]
-    return [Ranked(doc, own[0][0], own[0][1], tuple(own[1:])) for doc, own in chunks.items()]

@@ -22,8 +22,9 @@ _EMPTY = (np.empty(0, np.int64), np.empty(0, np.float32))
 class Graph:
     """Maximum inner product over unit vectors.
 
-    `search` takes the lock's shared side, or is called with it held; every other method needs the exclusive side,
-    or a graph that nobody searches yet. M, ef_construction, ef_search: see Malkov and Yashunin, arXiv:1603.09320.
+    Points are called by the number of their row. `search` needs the shared side of the lock; every other method the
+    exclusive one, or a graph that nobody searches yet. M, ef_construction, ef_search: see Malkov and Yashunin,
+    arXiv:1603.09320.
     """
 
     def __init__(self, dim: int, m: int, ef_construction: int, ef_search: int, capacity: int = FIRST_CAPACITY) -> None:
@@ -66,31 +67,31 @@ class Graph:
         links = _LINK_BYTES * (2 * self._m + 1) + _LINK_BYTES * (self._m + 1) / (self._m - 1)
         return int(self.count * (4 * self._dim + links + _POINT_BYTES) + self.capacity * 40)
 
-    def add(self, vectors: NDArray[np.float32], labels: NDArray[np.int64]) -> None:
-        """Add new points: vectors of shape (n, dim), labels never used before."""
-        if not len(labels):
+    def add(self, vectors: NDArray[np.float32], rows: NDArray[np.int64]) -> None:
+        """Add new points: vectors of shape (n, dim), rows that it does not hold yet."""
+        if not len(rows):
             return  # hnswlib refuses none
-        if self.count + len(labels) > self.capacity:
-            self._index.resize_index(max(self.capacity * 2, self.count + len(labels)))
-        self._index.add_items(vectors, labels, num_threads=1)
-        self.count += len(labels)
+        if self.count + len(rows) > self.capacity:
+            self._index.resize_index(max(self.capacity * 2, self.count + len(rows)))
+        self._index.add_items(vectors, rows, num_threads=1)
+        self.count += len(rows)
 
-    def remove(self, labels: list[int]) -> None:
+    def remove(self, rows: list[int]) -> None:
         """Mark points as deleted, each once in its life."""
-        for label in labels:
-            self._index.mark_deleted(label)
-        self.dead += len(labels)
+        for row in rows:
+            self._index.mark_deleted(row)
+        self.dead += len(rows)
 
     def search(self, query: NDArray[np.float32], k: int) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
-        """Up to k labels and their inner products, best first. Fewer if points cannot be reached."""
+        """Up to k rows and their inner products, best first. Fewer if points cannot be reached."""
         k = min(k, self.living)
         while k > 0:
             try:
-                labels, distances = self._index.knn_query(query, k=k, num_threads=1)
+                rows, distances = self._index.knn_query(query, k=k, num_threads=1)
             except RuntimeError:
                 k //= 2  # hnswlib gives no partial result when it reaches fewer than k living points
             else:
-                return labels[0].astype(np.int64), 1.0 - distances[0]
+                return rows[0].astype(np.int64), 1.0 - distances[0]
         return _EMPTY
 
     def state(self) -> tuple[dict[str, Any], float]:

@@ -1,7 +1,7 @@
 """The index in memory: a write buffer searched exactly beside an HNSW graph that absorbs it in the background.
 
 One writer publishes, one absorber moves rows, maintenance swaps a rebuilt graph in, any number of threads search. A
-query reads its generation while it holds the shared side of that generation's graph; a label is marked deleted in a
+query reads its generation while it holds the shared side of that generation's graph; a row is marked deleted in a
 graph only under the exclusive side and after the generation in which it died was published. So a query never misses
 an old version without seeing the new one.
 """
@@ -17,7 +17,7 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from app.shard.generation import Generation, Ranked, Rows
+from app.shard.generation import NEVER, Generation, Ranked, Rows
 from app.shard.graph import Graph
 from schemas.filters import Filter
 
@@ -82,11 +82,12 @@ class HnswIndex:
         self._removals: list[int] = []
         self._row_s = 0.0004
         self._last_query = self._last_rows = 0.0
-        absent = np.flatnonzero(~rows.in_graph[:end])
+        absent = np.flatnonzero(~rows.in_graph[:end] & (rows.died[:end] == NEVER))
         start = int(absent[0]) if len(absent) else end
         self._matrix = rows.vectors[start:end].astype(np.float32)
         self._origin = start  # the row that the matrix begins with
-        self._generation = Generation(0, rows, end, graph or make_graph(0), start, self._matrix, chunks=end)
+        alive = int((rows.died[:end] == NEVER).sum())
+        self._generation = Generation(0, rows, end, graph or make_graph(0), start, self._matrix, alive)
 
     @property
     def generation(self) -> Generation:
@@ -126,7 +127,7 @@ class HnswIndex:
             if removed:
                 gone = before.rows_of(np.asarray(removed, np.int64))
                 rows.died[gone] = before.sequence + 1
-                self._removals.extend(removed)
+                self._removals.extend(gone.tolist())
             self._generation = replace(
                 before,
                 sequence=before.sequence + 1,
@@ -142,13 +143,13 @@ class HnswIndex:
             return self._search_matching(query, k, parsed)
         wanted = 2 * k + 8  # documents have several chunks, and some points may have died since
         while True:
-            generation, labels, scores = self._ask_graph(query, wanted)
-            found = self._with_buffer(generation, query, k, labels, scores)
+            generation, rows, scores = self._ask_graph(query, wanted)
+            found = self._with_buffer(generation, query, k, rows, scores)
             if len(found) >= k:
                 return found
             living = generation.graph.living
             if wanted >= living:
-                return found if len(labels) >= living else generation.exact(query, k)  # some cannot be reached
+                return found if len(rows) >= living else generation.exact(query, k)  # some cannot be reached
             wanted *= 4
 
     def absorb(self) -> bool:
@@ -209,32 +210,31 @@ class HnswIndex:
         self._last_query = time.monotonic()
         while True:
             graph = self._generation.graph
-            with graph.lock.shared():
+            graph.lock.enter()
+            try:
                 generation = self._generation
                 if generation.graph is graph:
                     return generation, *graph.search(query, wanted)
+            finally:
+                graph.lock.leave()
 
     def _with_buffer(
         self,
         generation: Generation,
         query: NDArray[np.float32],
         k: int,
-        labels: NDArray[np.int64],
+        found: NDArray[np.int64],
         scores: NDArray[np.float32],
         mask: NDArray[np.bool_] | None = None,
     ) -> list[Ranked]:
         """What the graph found and what the buffer holds. mask: which rows are allowed, None for all."""
-        died = generation.rows.died
-        found = generation.rows_of(labels)
-        there = found < generation.end
-        found, scores = found[there], scores[there]
-        fits = died[found] > generation.sequence
-        living = died[generation.start : generation.end] > generation.sequence
         if mask is not None:
-            fits &= mask[found]
-            living &= mask[generation.start :]
-        found, scores = found[fits], scores[fits]
+            fits = mask[found]
+            found, scores = found[fits], scores[fits]
         if len(generation.buffer):
+            living = generation.rows.died[generation.start : generation.end] > generation.sequence
+            if mask is not None:
+                living &= mask[generation.start :]
             at = np.flatnonzero(living)
             found = np.concatenate((found, at + generation.start))
             scores = np.concatenate((scores, (generation.buffer @ query)[at]))
@@ -246,9 +246,9 @@ class HnswIndex:
         allowed = generation.matching(parsed)
         wanted = int((2 * k + 8) * _OVERSAMPLING * generation.chunks / max(1, len(allowed)))
         while _EXACT_ROW_US * len(allowed) > _GRAPH_RESULT_US * wanted:
-            asked, labels, scores = self._ask_graph(query, wanted)
+            asked, rows, scores = self._ask_graph(query, wanted)
             mask = asked.rows.columns.mask(parsed, asked.end)
-            found = self._with_buffer(asked, query, k, labels, scores, mask)
+            found = self._with_buffer(asked, query, k, rows, scores, mask)
             if len(found) >= k:
                 return found
             wanted *= 4
@@ -258,8 +258,7 @@ class HnswIndex:
         with self._publishing:
             batch, self._removals = self._removals[:_MOST_SLICE_ROWS], self._removals[_MOST_SLICE_ROWS:]
             generation = self._generation
-            rows = generation.rows_of(np.asarray(batch, np.int64))
-            marked = [label for label, row in zip(batch, rows, strict=True) if generation.rows.in_graph[row]]
+            marked = [row for row in batch if generation.rows.in_graph[row]]
         if marked:
             with generation.graph.lock.exclusive():
                 generation.graph.remove(marked)
@@ -273,10 +272,9 @@ class HnswIndex:
             return False
         taken = np.arange(generation.start, stop)
         taken = taken[(rows.died[taken] > generation.sequence) & ~rows.in_graph[taken]]
-        labels = rows.label[taken]
         with graph.lock.exclusive():
             began = time.perf_counter()
-            graph.add(generation.buffer[taken - generation.start], labels)
+            graph.add(generation.buffer[taken - generation.start], taken)
             spent_s = time.perf_counter() - began
         if len(taken):
             self._row_s += 0.1 * (spent_s / len(taken) - self._row_s)
@@ -284,8 +282,8 @@ class HnswIndex:
             current = self._generation
             current.rows.in_graph[taken] = True
             # what died while it was being added was not yet known to be in the graph when its removal was looked at
-            died = labels[current.rows.died[taken] <= current.sequence].tolist()
-            self._removals = died + [label for label in self._removals if label not in died]
+            died = taken[current.rows.died[taken] <= current.sequence].tolist()
+            self._removals = died + [row for row in self._removals if row not in died]
             self._generation = current.moved(stop, self._buffer(stop, current.end))
         self._tell_room(stop - generation.start)
         return True

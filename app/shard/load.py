@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import islice
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -14,7 +15,7 @@ import orjson
 from numpy.typing import NDArray
 
 from app.settings import Settings
-from app.shard.generation import Rows
+from app.shard.generation import NEVER, Rows
 from app.shard.graph import Graph
 from app.shard.keyword_feed import KeywordFeed
 from app.shard.snapshot import SnapshotFacts, SnapshotUnusable, read_snapshot, set_aside
@@ -38,41 +39,60 @@ class Loaded:
     snapshot: SnapshotFacts | None = None
 
 
-def load(
-    store: ShardStore, settings: Settings, keywords: KeywordFeed, facts_now: Callable[[], SnapshotFacts]
-) -> Loaded:
+def load(store: ShardStore, settings: Settings, keywords: KeywordFeed, facts_now: SnapshotFacts) -> Loaded:
     """Read everything. facts_now: what a snapshot must agree with. Raises ShardCorrupt."""
     started = time.perf_counter()
-    with store.everything() as (progress, chunks):
+    path = store.path.with_suffix(".graph")
+    with store.everything() as (progress, labels, chunks):
         if progress.dim is None:
             return Loaded(progress)
-        rows, end = _read_rows(chunks, progress.dim, store.dtype, keywords)
-    found = _read_graph(store, settings, facts_now(), progress, rows, end)
+        reader = _Reader(progress.dim, store.dtype)
+        snapshot = _read_snapshot(path, facts_now, progress, labels)
+        if snapshot is not None:
+            reader.expect(snapshot[1].pop("row_labels"))
+        reader.read(chunks, keywords)
+    rows, end = reader.rows, reader.end
+    graph = None if snapshot is None else _graph(path, snapshot[1], rows, end, settings.hnsw_ef_search)
     log.info(
         "%s: %d chunks loaded in %.1f s, %s",
-        store.path.name,
-        end,
-        time.perf_counter() - started,
-        "without a snapshot: queries scan until the graph is built"
-        if found is None
-        else f"{int(rows.in_graph[:end].sum())} of them in the graph",
+        *(store.path.name, reader.alive, time.perf_counter() - started),
+        "without a snapshot: queries scan until the graph is built" if graph is None else f"{graph.living} by snapshot",
     )
-    graph, facts = found or (None, None)
-    return Loaded(progress, rows, end, graph, facts)
+    return Loaded(progress, rows, end, graph, snapshot[0] if snapshot is not None and graph is not None else None)
 
 
-def _read_rows(chunks: Iterator[ChunkRow], dim: int, dtype: np.dtype[Any], keywords: KeywordFeed) -> tuple[Rows, int]:
-    rows, end = Rows.empty(_BLOCK_ROWS, dim, dtype), 0
-    while block := list(islice(chunks, _BLOCK_ROWS)):
-        new = slice(end, end + len(block))
-        rows = rows.grown(end, new.stop)
-        rows.label[new] = [row.label for row in block]
-        rows.doc[new] = [row.doc for row in block]
-        rows.vectors[new] = np.frombuffer(b"".join(row.vector for row in block), dtype).reshape(len(block), dim)
-        rows.columns.add(range(end, new.stop), _metadata(block))
-        keywords.load((row.label, row.doc, row.title, row.text) for row in block)
-        end = new.stop
-    return rows, end
+class _Reader:
+    """Fills rows. Those that a snapshot knows keep their numbers, by which its graph calls them."""
+
+    def __init__(self, dim: int, dtype: np.dtype[Any]) -> None:
+        self.rows = Rows.empty(_BLOCK_ROWS, dim, dtype)
+        self.end = self.alive = 0
+        self._expected = np.empty(0, np.int64)
+
+    def expect(self, labels: NDArray[np.int64]) -> None:
+        """These rows come first, dead until they are read."""
+        self._expected, self.end = labels, len(labels)
+        self.rows = self.rows.grown(0, self.end)
+        self.rows.label[: self.end] = labels
+        self.rows.died[: self.end] = 0
+
+    def read(self, chunks: Iterator[ChunkRow], keywords: KeywordFeed) -> None:
+        """Take all chunks, in the order of labels."""
+        while block := list(islice(chunks, _BLOCK_ROWS)):
+            labels = np.array([row.label for row in block], np.int64)
+            at = np.searchsorted(self._expected, labels)
+            new = at == len(self._expected)
+            at[new] = np.arange(self.end, self.end + int(new.sum()))
+            self.rows = rows = self.rows.grown(self.end, self.end + int(new.sum()))
+            self.end += int(new.sum())
+            rows.label[at] = labels
+            rows.doc[at] = [row.doc for row in block]
+            rows.died[at] = NEVER
+            vectors = np.frombuffer(b"".join(row.vector for row in block), rows.vectors.dtype)
+            rows.vectors[at] = vectors.reshape(len(block), -1)
+            rows.columns.add(at.tolist(), _metadata(block))
+            keywords.load((row.label, row.doc, row.title, row.text) for row in block)
+            self.alive += len(block)
 
 
 def _metadata(block: list[ChunkRow]) -> list[dict[str, Any]]:
@@ -84,24 +104,19 @@ def _metadata(block: list[ChunkRow]) -> list[dict[str, Any]]:
     return parsed
 
 
-def _read_graph(
-    store: ShardStore, settings: Settings, wanted: SnapshotFacts, progress: Progress, rows: Rows, end: int
-) -> tuple[Graph, SnapshotFacts] | None:
-    path = store.path.with_suffix(".graph")
+def _read_snapshot(
+    path: Path, facts_now: SnapshotFacts, progress: Progress, labels: NDArray[np.int64]
+) -> tuple[SnapshotFacts, dict[str, Any]] | None:
     try:
         facts, state = read_snapshot(path)
-        _check(facts, wanted, progress)
-        gone = _check_points(state, rows, end)
-        graph = Graph.from_state(state, settings.hnsw_ef_search)
+        _check(facts, facts_now, progress)
+        _check_rows(state, labels)
     except FileNotFoundError:
         return None
-    except (SnapshotUnusable, OSError, RuntimeError, KeyError, ValueError) as error:
-        rows.in_graph[:end] = False
+    except (SnapshotUnusable, OSError, KeyError, ValueError) as error:
         set_aside(path, str(error))
         return None
-    graph.dead = int(_marks(state).sum())
-    graph.remove(gone)
-    return graph, facts
+    return facts, state
 
 
 def _check(facts: SnapshotFacts, wanted: SnapshotFacts, progress: Progress) -> None:
@@ -120,27 +135,47 @@ def _check(facts: SnapshotFacts, wanted: SnapshotFacts, progress: Progress) -> N
         )
 
 
-def _check_points(state: dict[str, Any], rows: Rows, end: int) -> list[int]:
-    """Compare every point with its row and set `in_graph`; returns the labels whose rows are gone.
+def _check_rows(state: dict[str, Any], labels: NDArray[np.int64]) -> None:
+    """Raises SnapshotUnusable unless its rows are in order, and know each of the file's labels up to their last."""
+    rows = state["row_labels"]
+    ids = _ids(state)
+    if (np.diff(rows) <= 0).any() or (len(ids) and not 0 <= ids.min() <= ids.max() < len(rows)):
+        raise SnapshotUnusable("its rows are not in order")
+    known = labels[labels <= rows[-1]] if len(rows) else labels[:0]
+    if not np.isin(known, rows, assume_unique=True).all():
+        raise SnapshotUnusable("it lacks chunks that the file has")
+
+
+def _graph(path: Path, state: dict[str, Any], rows: Rows, end: int, ef_search: int) -> Graph | None:
+    try:
+        gone = _check_points(state, rows)
+        graph = Graph.from_state(state, ef_search)
+    except (SnapshotUnusable, RuntimeError, KeyError, ValueError) as error:
+        rows.in_graph[:end] = False
+        set_aside(path, str(error))
+        return None
+    graph.dead = int(_marks(state).sum())
+    graph.remove(gone)
+    return graph
+
+
+def _check_points(state: dict[str, Any], rows: Rows) -> list[int]:
+    """Compare every point with its row and set `in_graph`; returns those whose chunks are gone.
 
     Raises SnapshotUnusable if a point's vector is not that of its row.
     """
-    points = _points(state)
-    at, width = state["offset_data"], 4 * rows.vectors.shape[1]
-    labels = np.ascontiguousarray(points[:, state["label_offset"] :][:, :8]).view(np.uint64)[:, 0].astype(np.int64)
-    found = np.searchsorted(rows.label[:end], labels)
-    there = found < end
-    there[there] = rows.label[found[there]] == labels[there]
-    marked = _marks(state)
+    points, ids, marked = _points(state), _ids(state), _marks(state)
+    first, width = state["offset_data"], 4 * rows.vectors.shape[1]
+    there = rows.died[ids] == NEVER
     if (there & marked).any():
         raise SnapshotUnusable("it holds chunks as deleted that the file has")
     for start in range(0, len(points), _BLOCK_ROWS):
         block = np.flatnonzero(there[start : start + _BLOCK_ROWS]) + start
-        vectors = np.ascontiguousarray(points[block, at : at + width]).view(np.float32)
-        if not np.array_equal(vectors, rows.vectors[found[block]].astype(np.float32)):
+        vectors = np.ascontiguousarray(points[block, first : first + width]).view(np.float32)
+        if not np.array_equal(vectors, rows.vectors[ids[block]].astype(np.float32)):
             raise SnapshotUnusable("its vectors are not those of the file")
-    rows.in_graph[found[there]] = True
-    gone: list[int] = labels[~there & ~marked].tolist()
+    rows.in_graph[ids] = True
+    gone: list[int] = ids[~there & ~marked].tolist()
     return gone
 
 
@@ -149,6 +184,11 @@ def _points(state: dict[str, Any]) -> NDArray[np.uint8]:
     size, count = state["size_data_per_element"], state["cur_element_count"]
     level0: NDArray[np.int8] = state["data_level0"]
     return level0.view(np.uint8)[: count * size].reshape(count, size)
+
+
+def _ids(state: dict[str, Any]) -> NDArray[np.int64]:
+    labels = np.ascontiguousarray(_points(state)[:, state["label_offset"] :][:, :8])
+    return labels.view(np.int64)[:, 0] if len(labels) else np.empty(0, np.int64)
 
 
 def _marks(state: dict[str, Any]) -> NDArray[np.bool_]:

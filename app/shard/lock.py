@@ -22,9 +22,8 @@ class GraphLock:
         self._inside = 0
         self._waiting = 0
 
-    @contextmanager
-    def shared(self) -> Iterator[None]:
-        """For a query."""
+    def enter(self) -> None:
+        """For a query; to be followed by `leave`. (A context manager would take longer than the lock itself.)"""
         with self._counting:
             self._waiting += 1
         with self._entry, self._counting:
@@ -32,13 +31,13 @@ class GraphLock:
             self._inside += 1
             if self._inside == 1:
                 self._empty.acquire()  # free: a change holds `_entry` for as long as it holds this one
-        try:
-            yield
-        finally:
-            with self._counting:
-                self._inside -= 1
-                if self._inside == 0:
-                    self._empty.release()
+
+    def leave(self) -> None:
+        """After `enter`."""
+        with self._counting:
+            self._inside -= 1
+            if self._inside == 0:
+                self._empty.release()
 
     @contextmanager
     def exclusive(self) -> Iterator[None]:

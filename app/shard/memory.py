@@ -1,7 +1,13 @@
-"""How much memory is left to this process: what the machine has available, and what its control group allows."""
+"""How much memory is left to this process: what the machine has available, and what its control group allows.
+
+And how to make glibc give back what was freed: without that a process that replaces its content keeps several times
+what it uses (measured with the keyword index: 106 MB, 29 MB after trimming).
+"""
 
 from __future__ import annotations
 
+import ctypes
+from contextlib import suppress
 from pathlib import Path
 
 _MEMINFO = Path("/proc/meminfo")
@@ -14,6 +20,22 @@ _CGROUPS = (
         "total_inactive_file",
     ),
 )
+
+
+_M_ARENA_MAX = -8  # of mallopt(3)
+_ARENAS = 2
+
+
+def limit_arenas() -> None:
+    """Let all threads share two heaps. Call it before there are threads; does nothing where there is no glibc."""
+    with suppress(OSError, AttributeError):
+        ctypes.CDLL("libc.so.6").mallopt(_M_ARENA_MAX, _ARENAS)
+
+
+def give_back() -> None:
+    """Return freed memory to the system: milliseconds, in which other threads may wait to allocate."""
+    with suppress(OSError, AttributeError):
+        ctypes.CDLL("libc.so.6").malloc_trim(0)
 
 
 def available_bytes() -> int | None:

@@ -95,7 +95,7 @@ class Rebuild:
         new = np.arange(self._linked, min(stop, len(self._origins)))
         living = new[self._index.generation.rows.died[self._origins[new]] == NEVER]
         rows = self._rows
-        self._graph.add(rows.vectors[living].astype(np.float32), rows.label[living])
+        self._graph.add(rows.vectors[living].astype(np.float32), living)
         rows.in_graph[living] = True
         self._linked += len(new)
 
@@ -103,7 +103,7 @@ class Rebuild:
         self._take(generation)
         rows, end = self._rows, len(self._origins)
         rows.died[:end] = generation.rows.died[self._origins]
-        self._graph.remove(rows.label[:end][rows.in_graph[:end] & (rows.died[:end] != NEVER)].tolist())
+        self._graph.remove(np.flatnonzero(rows.in_graph[:end] & (rows.died[:end] != NEVER)).tolist())
         return rows, end, self._linked, self._graph
 
 

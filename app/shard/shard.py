@@ -81,7 +81,7 @@ class Shard:
     def load(self) -> None:
         """Read rows, graph and words into memory: about 2 s per 100,000 chunks; without a snapshot the graph is built
         later, and queries scan until then. Raises ShardCorrupt if the file is damaged."""
-        found = load(self._store, self._settings, self._keywords, self._snapshot_facts)
+        found = load(self._store, self._settings, self._keywords, self._snapshot_facts())
         with self._publishing:
             if found.rows is not None:
                 self._open_index(found)
@@ -89,8 +89,8 @@ class Shard:
             for change, progress in self._unpublished or ():
                 if (progress.next_offset or 0) > (found.progress.next_offset or 0):  # else it was read
                     self._publish(change, progress)
+            self._keywords.refresh()  # while nobody else does
             self._unpublished = None
-        self.refresh_keywords()
         self._notify()
 
     def apply(self, events: Sequence[Event]) -> Change:

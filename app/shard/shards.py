@@ -6,6 +6,7 @@ import logging
 import os
 import sqlite3
 import threading
+import time
 from collections.abc import Callable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
@@ -18,7 +19,8 @@ from app.shard.shard import Shard
 log = logging.getLogger("headrace.shard")
 
 _ABSORB_REST_S = 0.02
-_KEYWORD_REST_S = 0.01  # between two commits of the keyword indexes, which take about as long
+_KEYWORD_REST_S = 0.01
+_KEYWORD_SHARE = 0.25  # of a core at most: a commit takes about 10 ms, so words can be found within about 50 ms
 _MAINTAIN_REST_S = 1.0
 _TROUBLE_S = 5.0
 _ROOM_S = 5.0
@@ -38,7 +40,7 @@ class Shards:
         self.failed: Exception | None = None
         self._background = (
             Background("absorber", _ABSORB_REST_S, self._each(Shard.absorb)),
-            Background("keywords", _KEYWORD_REST_S, self._each(Shard.refresh_keywords)),
+            Background("keywords", _KEYWORD_REST_S, self._each(Shard.refresh_keywords), share=_KEYWORD_SHARE),
             Background("maintenance", _MAINTAIN_REST_S, self._each(Shard.maintain), nice=_MAINTAIN_NICE),
         )
         for background in self._background:
@@ -133,11 +135,17 @@ class Shards:
 
 
 class Background:
-    """A thread that does its work again and again. work: returns whether there was any, else it rests."""
+    """A thread that does its work again and again. work: returns whether there was any, else it rests.
 
-    def __init__(self, name: str, rest_s: float, work: Callable[[], bool], nice: int = 0) -> None:
+    share: of the time that it may work. nice: how much others go first, 0 to 19.
+    """
+
+    def __init__(
+        self, name: str, rest_s: float, work: Callable[[], bool], *, share: float = 1.0, nice: int = 0
+    ) -> None:
         self._work = work
         self._rest_s = rest_s
+        self._pause = 1.0 / share - 1.0
         self._nice = nice
         self._working = threading.Lock()
         self._stopped = threading.Event()
@@ -165,7 +173,7 @@ class Background:
         if self._nice and hasattr(os, "setpriority"):
             os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), self._nice)  # of this thread alone, on Linux
         while not self._stopped.is_set():
-            worked = False
+            worked, began = False, time.perf_counter()
             try:
                 with self._working:
                     worked = self._work()
@@ -174,5 +182,6 @@ class Background:
                 log.exception("%s: failed", self._thread.name)
                 self.trouble = f"{self._thread.name}: {type(error).__name__}: {error}"
                 self._stopped.wait(_TROUBLE_S)
-            if not worked:
-                self._stopped.wait(self._rest_s)
+            rest_s = (time.perf_counter() - began) * self._pause if worked else self._rest_s
+            if rest_s:
+                self._stopped.wait(rest_s)

@@ -19,6 +19,7 @@ from typing import IO, Any, NamedTuple
 
 import numpy as np
 import orjson
+from numpy.typing import NDArray
 
 from app.order import DocumentOrder
 from schemas.errors import ShardCorrupt, StorageFull
@@ -191,15 +192,17 @@ class ShardStore:
         return found
 
     @contextmanager
-    def everything(self) -> Iterator[tuple[Progress, Iterator[ChunkRow]]]:
-        """All chunks in the order of labels, for building what is derived from them, and the progress they stand for.
+    def everything(self) -> Iterator[tuple[Progress, NDArray[np.int64], Iterator[ChunkRow]]]:
+        """The progress of the file, all labels ascending, and all chunks in their order, for what is derived from them.
 
         One state of the file, whatever is written meanwhile. Raises ShardCorrupt if the file is damaged.
         """
         connection = self.read()
         try:
             connection.execute("BEGIN")
-            yield _progress(dict(connection.execute("SELECT name, value FROM meta"))), _chunk_rows(connection)
+            progress = _progress(dict(connection.execute("SELECT name, value FROM meta")))
+            labels = np.fromiter((row[0] for row in connection.execute("SELECT label FROM chunks")), np.int64)
+            yield progress, np.sort(labels), _chunk_rows(connection)
         except sqlite3.ProgrammingError:  # closed meanwhile
             raise
         except sqlite3.DatabaseError as error:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from app.settings import Settings
 from app.shard.index import HnswIndex
-from app.shard.memory import available_bytes
+from app.shard.memory import available_bytes, give_back
 from app.shard.rebuild import Rebuild
 from app.shard.recall import RecallMeter
 from app.shard.snapshot import SnapshotFacts, write_snapshot
@@ -99,6 +99,7 @@ class Upkeep:
             self._run_rebuild(index, reason)
         if self._snapshot_due(index) and self._may("snapshot", _SNAPSHOT_REST_S):
             self._run_snapshot(index, facts)
+            give_back()
 
     def _may(self, what: str, again_s: float) -> bool:
         now = time.monotonic()
@@ -146,6 +147,7 @@ class Upkeep:
             self._built, self._saved = _changes(index), 0
             self._status = replace(self._status, rebuild_reason=reason, rebuild_seconds=round(spent_s, 3))
             self.recall.forget()
+            give_back()
             log.info("%s: graph of %d points rebuilt in %.1f s", self._name, self._built, spent_s)
 
     def _snapshot_due(self, index: HnswIndex) -> bool:
@@ -155,9 +157,10 @@ class Upkeep:
 
     def _run_snapshot(self, index: HnswIndex, facts: SnapshotFacts) -> None:
         with index.changing:  # queries go on
-            graph = index.generation.graph
-            saved, points = _changes(index), graph.count
-            state, held_s = graph.state()
+            generation = index.generation
+            saved, points = _changes(index), generation.graph.count
+            state, held_s = generation.graph.state()
+            state["row_labels"] = generation.rows.label[: generation.start].copy()
         started = time.perf_counter()
         try:
             size = write_snapshot(self._path, replace(facts, points=points, written_ms=now_ms()), state)

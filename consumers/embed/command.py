@@ -63,7 +63,13 @@ async def _run(settings: Settings, stop: asyncio.Event) -> None:
     )
     caches = _caches(settings, link, embedder.fingerprint)
     pipeline = EmbedPipeline(
-        ChunkEmbedder(embedder, Chunker(embedder.tokenizer, settings.max_chunk_tokens), caches, metrics),
+        ChunkEmbedder(
+            embedder,
+            Chunker(embedder.tokenizer, settings.max_chunk_tokens),
+            caches,
+            metrics,
+            settings.vector_storage,
+        ),
         caches,
         RedisApplied(link, settings.collection, topics.epoch, settings.applied_ttl_hours),
         records,
@@ -96,6 +102,6 @@ def _caches(settings: Settings, link: RedisLink, fingerprint: str) -> Caches:
     """Cuts are a tenth of the size of vectors, and depend on the size of the chunks as well."""
     room_bytes, ttl_hours = settings.cache_memory_mb * 2**20, settings.cache_ttl_hours
     return Caches(
-        vectors=TextCache(link, "vector", fingerprint, room_bytes * 9 // 10, ttl_hours),
+        vectors=TextCache(link, "vector", f"{fingerprint}/{settings.vector_storage}", room_bytes * 9 // 10, ttl_hours),
         cuts=TextCache(link, "cut", f"{fingerprint}/{settings.max_chunk_tokens}", room_bytes // 10, ttl_hours),
     )

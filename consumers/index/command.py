@@ -24,6 +24,7 @@ from app.observe.tracing import Tracing
 from app.redis_link import RedisLink
 from app.registry import Registry
 from app.settings import Settings, load_settings
+from app.shard.memory import limit_arenas
 from app.shard.serve import ShardServer
 from consumers.faust_app import make_app, run_app, run_worker, services
 from consumers.index.consumer import ShardConsumer
@@ -51,6 +52,7 @@ def index(**flags: Any) -> None:
 async def _run(settings: Settings, stop: asyncio.Event) -> None:
     """Start in the order of dependency, stop in reverse."""
     sys.setswitchinterval(SWITCH_INTERVAL_S)
+    limit_arenas()
     # a scan of a few thousand rows is over before a second thread of BLAS has started, and while it waits it spins
     threadpool_limits(1, user_api="blas")
     _check_data_dir(settings)

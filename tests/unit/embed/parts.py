@@ -149,6 +149,7 @@ class Parts:
     max_text_bytes: int = 10_000
     max_record_bytes: int = 100_000
     owned: Callable[[int], bool] = lambda _: True
+    dtype: str = "float16"
 
     def __post_init__(self) -> None:
         self.restart()
@@ -159,7 +160,8 @@ class Parts:
         self.caches = Caches(
             *(TextCache(link, name, self.embedder.fingerprint, self.cache_bytes, 1) for name in ("vector", "cut"))
         )
-        chunks = ChunkEmbedder(self.embedder, Chunker(self.embedder.tokenizer, 32), self.caches, self.metrics)
+        chunker = Chunker(self.embedder.tokenizer, 32)
+        chunks = ChunkEmbedder(self.embedder, chunker, self.caches, self.metrics, self.dtype)
         self.pipeline = EmbedPipeline(
             chunks,
             self.caches,

@@ -45,6 +45,18 @@ def test_a_new_document_becomes_one_record_with_its_chunks_and_how_far_it_reache
     assert list(headers.stages) == ["produced", "consumed", "looked_up", "embedded", "published"]
 
 
+def test_vectors_are_kept_to_the_last_bit_where_float32_is_asked_for() -> None:
+    parts = Parts(dtype="float32")
+    for document_id in ("a", "b"):  # the second from the cache
+        parts.process(event(5 if document_id == "a" else 6, document_id, "a mill"))
+    exact = parts.embedder.embed(["a mill"])
+    assert not np.array_equal(exact, exact.astype(np.float16).astype(np.float32))
+    for told in vectors(parts.producer.log):
+        assert told.document is not None
+        assert told.document.vectors.dtype == np.float32
+        np.testing.assert_array_equal(told.document.vectors, exact)
+
+
 def test_without_an_event_time_the_time_of_kafka_counts() -> None:
     parts = Parts()
     parts.process(event(5, "a", "x"))

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import math
 import random
-import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from unicodedata import normalize
 
@@ -17,6 +16,7 @@ from hypothesis import strategies as st
 
 from app.shard.keyword import KeywordIndex
 from app.shard.words import analyzer, fold, highlights, parse
+from tests.services_local import eventually
 from tests.unit.shard.test_threads import Threads
 
 K1, B, TITLE = 1.2, 0.75, 2.0
@@ -74,13 +74,6 @@ def bm25(texts: list[tuple[str | None, str]], words: list[str]) -> dict[int, flo
                     part = tf * (K1 + 1) / (tf + K1 * (1 - B + B * len(own) / mean))
                     scores[label] = scores.get(label, 0.0) + boost * idf * part
     return scores
-
-
-def eventually(predicate: Callable[[], bool], within_s: float) -> None:
-    deadline = time.monotonic() + within_s
-    while not predicate():
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
 
 
 # --- order
@@ -170,7 +163,12 @@ def test_words_are_alternatives_and_more_of_them_rank_higher() -> None:
     ],
 )
 def test_a_query_means_what_its_signs_say(query: str, expected: list[int]) -> None:
-    texts = ["The write buffer is full", "a sealed buffer", "buffer, then write", ("Write Buffer", "see there")]
+    texts: list[str | tuple[str | None, str]] = [
+        "The write buffer is full",
+        "a sealed buffer",
+        "buffer, then write",
+        ("Write Buffer", "see there"),
+    ]
     assert found(query, *texts) == expected
 
 
