@@ -256,7 +256,7 @@ def _of(metadata: dict[str, Any], name: str) -> list[Scalar]:
 
 def _items(value: Any) -> Iterator[Scalar]:
     for item in value if isinstance(value, list) else (value,):
-        if item is not None:
+        if isinstance(item, (str, int, float)):  # null is no value, and nothing asks for what is nested
             yield item
 
 

@@ -85,14 +85,16 @@ class KeywordIndex:
         self._changed = False
         return True
 
-    def search(self, query: str, k: int, allowed: NDArray[np.int64] | None = None) -> list[KeywordHit]:
+    def search(
+        self, query: str, k: int, allowed: NDArray[np.int64] | None = None, searcher: Searcher | None = None
+    ) -> list[KeywordHit]:
         """The best k chunks for plain text as app.shard.words.parse reads it, fewer only if no more match.
 
         allowed: shape (n,), ascending labels that may be returned; None: all. They do not influence scores. Best
         first, equal scores by label: if more than 4,096 share the lowest score, by the lowest labels of 4,096.
-        Nothing that only excludes finds anything.
+        Nothing that only excludes finds anything. searcher: an earlier state to search, None for the present one.
         """
-        searcher = self._searcher
+        searcher = searcher or self._searcher
         built = self._query(searcher, parse(query, self._stemmer))
         if built is None or k < 1 or (allowed is not None and not len(allowed)) or not searcher.num_docs:
             return []
@@ -100,6 +102,11 @@ class KeywordIndex:
             among = Query.const_score_query(Query.term_set_query(self._schema, "label", allowed.tolist()), 0.0)
             built, allowed = Query.boolean_query([(Occur.Must, built), (Occur.Must, among)]), None
         return _best(searcher, built, k, allowed)
+
+    @property
+    def searcher(self) -> Searcher:
+        """The state that searches see at present."""
+        return self._searcher
 
     @property
     def chunks(self) -> int:

@@ -6,6 +6,8 @@ import threading
 from collections.abc import Iterable
 from typing import NamedTuple
 
+from tantivy import Searcher
+
 from app.shard.apply import Change
 from app.shard.keyword import KeywordIndex
 from app.shard.store import Progress
@@ -14,10 +16,14 @@ Chunk = tuple[int, int, str | None, str]  # label, row of the document, title, t
 
 
 class KeywordView(NamedTuple):
-    """What a keyword search sees: everything up to `progress`. sequence: of the generation that holds the same."""
+    """What a keyword search sees: everything up to `progress`. sequence: of the generation that holds the same.
+
+    searcher: the state of the index in which it is so.
+    """
 
     progress: Progress
     sequence: int
+    searcher: Searcher | None = None
 
 
 class KeywordFeed:
@@ -44,15 +50,18 @@ class KeywordFeed:
     def refresh(self) -> bool:
         """Take over what is pending; returns whether anything moved."""
         with self._lock:
-            taken, self._pending, newest = self._pending, [], self._newest
-        if newest == self.view and not taken:
+            count, newest = len(self._pending), self._newest
+        if not count and newest == self.view._replace(searcher=None):
             return False
-        for change in taken:
+        for change in self._pending[:count]:
+            self.index.remove(change.labels)  # there only if this failed half-way before
             chunks = zip(change.labels, change.docs, change.texts, strict=True)
             self.index.add((label, doc, title, text) for label, doc, (title, text) in chunks)
             self.index.remove(change.removed)
         self.index.refresh()
-        self.view = newest
+        self.view = newest._replace(searcher=self.index.searcher)
+        with self._lock:
+            del self._pending[:count]
         return True
 
     def close(self) -> None:

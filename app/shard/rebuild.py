@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
+from collections.abc import Callable
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,11 +23,13 @@ _SHRINKS = 0.7  # a round that leaves more than this share of the one before: st
 class Rebuild:
     """One rebuild. `run` takes as long as it takes; `progress` and `stop` are for other threads.
 
-    cpu_share: of one core, while the bulk is built; what came meanwhile is then added at full speed.
+    cpu_share: of one core, while the bulk is built; what came meanwhile is then added at full speed. still_seen:
+    sequence of the oldest generation that anybody looks at; rows that died after it are kept.
     """
 
-    def __init__(self, index: HnswIndex, cpu_share: float) -> None:
+    def __init__(self, index: HnswIndex, cpu_share: float, still_seen: Callable[[], int] | None = None) -> None:
         self._index = index
+        self._still_seen = still_seen or (lambda: index.generation.sequence)
         self._pause = 1.0 / cpu_share - 1.0
         self._stop = threading.Event()
         first = index.generation
@@ -76,7 +79,8 @@ class Rebuild:
     def _take(self, generation: Generation) -> None:
         """Copy the rows that are there and were not looked at yet."""
         source = generation.rows
-        alive = np.flatnonzero(source.died[self._taken : generation.end] == NEVER) + self._taken
+        seen = min(generation.sequence, self._still_seen())
+        alive = np.flatnonzero(source.died[self._taken : generation.end] > seen) + self._taken
         start, end = len(self._origins), len(self._origins) + len(alive)
         self._rows = rows = self._rows.grown(start, end)
         rows.label[start:end] = source.label[alive]

@@ -109,14 +109,19 @@ class ShardServer:
         document_id = request.query["id"]
         loop = asyncio.get_running_loop()
         shards = self._shards.open
+        asked = list(shards)
         for partition, shard in shards.items():
-            found = await loop.run_in_executor(self._threads, shard.document, document_id)
+            try:
+                found = await loop.run_in_executor(self._threads, shard.document, document_id)
+            except sqlite3.ProgrammingError:  # given away meanwhile: its next owner knows
+                asked.remove(partition)
+                continue
             if found is not None:
                 return json_response(
-                    {"document": document_json(found, partition), "deleted": found.deleted, "shards": list(shards)}
+                    {"document": document_json(found, partition), "deleted": found.deleted, "shards": asked}
                     | _freshness(shard, None)
                 )
-        return json_response({"document": None, "shards": list(shards)}, 404)
+        return json_response({"document": None, "shards": asked}, 404)
 
     async def queries(self, request: web.Request) -> web.Response:
         """Vectors that a shard was asked for lately, base64 of float32, for `headrace tune`."""

@@ -15,8 +15,9 @@ from numpy.typing import NDArray
 
 from app.event import Event
 from app.settings import Settings
+from app.shard import graph as graph_module
 from app.shard.apply import Applier, Change
-from app.shard.generation import Ranked, Rows
+from app.shard.generation import Generation, Ranked, Rows
 from app.shard.graph import Graph
 from app.shard.hits import MOST_CHUNKS, ShardHit, by_meaning, by_words, merged
 from app.shard.index import HnswIndex
@@ -49,7 +50,7 @@ class Shard:
         self._applier = Applier(self._store, epoch)
         self._index: HnswIndex | None = None
         self._keywords = KeywordFeed(settings.keyword_stemmer)
-        self._upkeep = Upkeep(f"shard {partition}", path.with_suffix(".graph"), settings)
+        self._upkeep = Upkeep(f"shard {partition}", path.with_suffix(".graph"), settings, self._words_sequence)
         self._listeners: list[Callable[[], object]] = []
         self._listeners_lock = threading.Lock()
         self._publishing = threading.Lock()
@@ -126,7 +127,7 @@ class Shard:
     def maintain(self) -> None:
         """Measure recall, rebuild the graph, write a snapshot: whichever is due. May take minutes."""
         if self._index is not None:
-            self._upkeep.run(self._index, self._snapshot_facts())
+            self._upkeep.run(self._index, self._snapshot_facts)
 
     def search(
         self,
@@ -142,9 +143,9 @@ class Shard:
         (dim,), unit length. fingerprint: of the model that made it, None to trust the caller. Raises BadRequest for
         a wrong dimension, NotServing for another model's vector and while loading.
         """
-        index = self._index
         if not self.loaded:
             raise NotServing(f"shard {self.partition} is loading")
+        index = self._index
         if index is None:
             return []
         if vector is not None:
@@ -243,6 +244,7 @@ class Shard:
 
     def _make_graph(self, capacity: int) -> Graph:
         settings = self._settings
+        capacity = max(graph_module.FIRST_CAPACITY, capacity)
         return Graph(self._dim, settings.hnsw_m, settings.hnsw_ef_construction, settings.hnsw_ef_search, capacity)
 
     def _snapshot_facts(self) -> SnapshotFacts:
@@ -267,10 +269,11 @@ class Shard:
             raise NotServing(f"shard {self.partition} holds vectors of {own}, the query is of {fingerprint}")
 
     def _rank_by_words(self, index: HnswIndex, text: str, k: int, parsed: Filter | None) -> list[Ranked]:
-        allowed = None if parsed is None else self._allowed_labels(index, parsed)
+        view = self._keywords.view
+        allowed = None if parsed is None else _allowed_labels(index.generation, view.sequence, parsed)
         wanted = 2 * k + 8  # documents have several chunks
         while True:
-            found = self._keywords.index.search(text, wanted, allowed)
+            found = self._keywords.index.search(text, wanted, allowed, view.searcher)
             documents: dict[int, list[tuple[int, float]]] = {}
             for hit in found:
                 documents.setdefault(hit.doc, []).append((hit.label, hit.score))
@@ -278,10 +281,13 @@ class Shard:
                 return [Ranked(doc, *own[0], tuple(own[1:MOST_CHUNKS])) for doc, own in islice(documents.items(), k)]
             wanted *= 4
 
-    def _allowed_labels(self, index: HnswIndex, parsed: Filter) -> NDArray[np.int64]:
-        """Of what was there when the keyword index was refreshed: a document that was updated since must not blink."""
-        sequence, generation = self._keywords.view.sequence, index.generation
-        there = generation.rows.died[: generation.end] > min(sequence, generation.sequence)
-        mask = generation.rows.columns.mask(parsed, generation.end)
-        labels: NDArray[np.int64] = generation.rows.label[np.flatnonzero(there & mask)]
-        return labels
+    def _words_sequence(self) -> int:
+        return self._keywords.view.sequence
+
+
+def _allowed_labels(generation: Generation, sequence: int, parsed: Filter) -> NDArray[np.int64]:
+    """Of what was there when the keyword index was refreshed: a document that was updated since must not blink."""
+    there = generation.rows.died[: generation.end] > min(sequence, generation.sequence)
+    mask = generation.rows.columns.mask(parsed, generation.end)
+    labels: NDArray[np.int64] = generation.rows.label[np.flatnonzero(there & mask)]
+    return labels

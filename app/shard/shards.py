@@ -39,9 +39,9 @@ class Shards:
         self._loader = ThreadPoolExecutor(1, thread_name_prefix="shard-loader")
         self.failed: Exception | None = None
         self._background = (
-            Background("absorber", _ABSORB_REST_S, self._each(Shard.absorb)),
-            Background("keywords", _KEYWORD_REST_S, self._each(Shard.refresh_keywords), share=_KEYWORD_SHARE),
-            Background("maintenance", _MAINTAIN_REST_S, self._each(Shard.maintain), nice=_MAINTAIN_NICE),
+            Background("absorber", _ABSORB_REST_S, _absorb, self._workable),
+            Background("keywords", _KEYWORD_REST_S, _refresh, self._workable, share=_KEYWORD_SHARE),
+            Background("maintenance", _MAINTAIN_REST_S, _maintain, self._workable, nice=_MAINTAIN_NICE),
         )
         for background in self._background:
             background.start()
@@ -72,14 +72,12 @@ class Shards:
         self._open = MappingProxyType({p: shard for p, shard in self._open.items() if p not in partitions})
         for shard in gone:
             shard.stop()
-            if (loading := self._loading.pop(shard.partition, None)) is not None:
+            loading = self._loading.pop(shard.partition, None)
+            if loading is not None and not loading.cancel():
                 loading.result()
-        for background in self._background:
-            background.pause()
-        for shard in gone:
+            for background in self._background:
+                background.leave(shard)
             shard.close()
-        for background in self._background:
-            background.go_on()
 
     def reset(self, partition: int) -> None:
         """Replace a shard by an empty one; its file is lost, the vectors topic has everything."""
@@ -126,43 +124,64 @@ class Shards:
             log.exception("shard %d cannot be loaded", shard.partition)
             self.failed = error
 
-    def _each(self, work: Callable[[Shard], object]) -> Callable[[], bool]:
-        def work_for_all() -> bool:
-            worked = [bool(work(shard)) for shard in self._open.values() if shard.loaded]
-            return any(worked)
+    def _workable(self) -> list[Shard]:
+        return [shard for shard in self._open.values() if shard.loaded]
 
-        return work_for_all
+
+def _absorb(shard: Shard) -> bool:
+    return shard.absorb()
+
+
+def _refresh(shard: Shard) -> bool:
+    return shard.refresh_keywords()
+
+
+def _maintain(shard: Shard) -> None:
+    shard.maintain()
 
 
 class Background:
-    """A thread that does its work again and again. work: returns whether there was any, else it rests.
+    """A thread that does its work for one shard after another, again and again.
 
-    share: of the time that it may work. nice: how much others go first, 0 to 19.
+    work: returns whether there was any; where there was none for any shard it rests. share: of the time that it may
+    work. nice: how much others go first, 0 to 19.
     """
 
     def __init__(
-        self, name: str, rest_s: float, work: Callable[[], bool], *, share: float = 1.0, nice: int = 0
+        self,
+        name: str,
+        rest_s: float,
+        work: Callable[[Shard], object],
+        shards: Callable[[], list[Shard]],
+        *,
+        share: float = 1.0,
+        nice: int = 0,
     ) -> None:
         self._work = work
+        self._shards = shards
         self._rest_s = rest_s
         self._pause = 1.0 / share - 1.0
         self._nice = nice
-        self._working = threading.Lock()
+        self._turn = threading.Condition()
+        self._busy_with: Shard | None = None
         self._stopped = threading.Event()
         self._thread = threading.Thread(target=self._run, name=name, daemon=True)
-        self.trouble: str | None = None
+        self._troubles: dict[int, tuple[float, str]] = {}  # when to try again, and what went wrong
+
+    @property
+    def trouble(self) -> str | None:
+        """What went wrong with a shard the last time."""
+        return next((trouble for _, trouble in tuple(self._troubles.values())), None)
 
     def start(self) -> None:
         """Begin."""
         self._thread.start()
 
-    def pause(self) -> None:
-        """Wait for what is being done, and let no more begin."""
-        self._working.acquire()
-
-    def go_on(self) -> None:
-        """After `pause`."""
-        self._working.release()
+    def leave(self, shard: Shard) -> None:
+        """Wait for what is being done for a shard that is no longer among `shards`."""
+        with self._turn:
+            self._turn.wait_for(lambda: self._busy_with is not shard)
+        self._troubles.pop(shard.partition, None)
 
     def stop(self) -> None:
         """End."""
@@ -173,15 +192,29 @@ class Background:
         if self._nice and hasattr(os, "setpriority"):
             os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), self._nice)  # of this thread alone, on Linux
         while not self._stopped.is_set():
-            worked, began = False, time.perf_counter()
-            try:
-                with self._working:
-                    worked = self._work()
-                self.trouble = None
-            except Exception as error:
-                log.exception("%s: failed", self._thread.name)
-                self.trouble = f"{self._thread.name}: {type(error).__name__}: {error}"
-                self._stopped.wait(_TROUBLE_S)
-            rest_s = (time.perf_counter() - began) * self._pause if worked else self._rest_s
+            began = time.perf_counter()
+            worked = [self._work_for(shard) for shard in self._shards()]
+            rest_s = (time.perf_counter() - began) * self._pause if any(worked) else self._rest_s
             if rest_s:
                 self._stopped.wait(rest_s)
+
+    def _work_for(self, shard: Shard) -> bool:
+        again, _ = self._troubles.get(shard.partition, (0.0, ""))
+        with self._turn:
+            gone = shard not in self._shards()  # given back meanwhile
+            if gone or self._stopped.is_set() or time.monotonic() < again:
+                return False
+            self._busy_with = shard
+        try:
+            worked = bool(self._work(shard))
+            self._troubles.pop(shard.partition, None)
+        except Exception as error:
+            log.exception("%s of shard %d failed", self._thread.name, shard.partition)
+            trouble = f"{self._thread.name} of shard {shard.partition}: {error!r}"
+            self._troubles[shard.partition] = (time.monotonic() + _TROUBLE_S, trouble)
+            worked = False
+        finally:
+            with self._turn:
+                self._busy_with = None
+                self._turn.notify_all()
+        return worked

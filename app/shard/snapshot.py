@@ -99,8 +99,12 @@ def read_snapshot(path: Path) -> tuple[SnapshotFacts, dict[str, Any]]:
 def set_aside(path: Path, reason: str) -> None:
     """Keep a file that cannot be used under another name, replacing the last one that was kept."""
     kept = path.with_name(f"{path.name}.unusable")
+    if kept.is_dir():
+        shutil.rmtree(kept)
+    else:
+        kept.unlink(missing_ok=True)
     log.warning("%s: %s. Keeping it as %s; the graph is built anew from the rows.", path, reason, kept.name)
-    path.replace(kept)
+    path.rename(kept)
 
 
 def _section(name: str, array: np.ndarray[Any, Any]) -> dict[str, Any]:

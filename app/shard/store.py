@@ -219,7 +219,11 @@ class ShardStore:
 
     def disk_bytes(self) -> int:
         """Of the file and what belongs to it, the snapshot among it."""
-        return sum(path.stat().st_size for path in self.path.parent.glob(f"{self.path.stem}.*") if path.is_file())
+        size = 0
+        for path in self.path.parent.glob(f"{self.path.stem}.*"):
+            with suppress(FileNotFoundError):  # a snapshot that was being written is renamed
+                size += path.stat().st_size
+        return size
 
     def translated(self, error: sqlite3.DatabaseError) -> Exception:
         """What the caller should make of an error of SQLite. A damaged file is set aside for the next start."""

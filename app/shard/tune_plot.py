@@ -10,11 +10,11 @@ from itertools import product
 from app.shard.tune import GraphResult, Point
 
 _WIDTH, _HEIGHT = 880, 520
-_LEFT, _RIGHT, _TOP, _BOTTOM = 76, 856, 92, 456
+_LEFT, _RIGHT, _TOP, _BOTTOM = 76, 856, 76, 456
+_ROW_PX = 17  # of the legend
 _CHAR_PX, _LABEL_PX = 6.6, 12  # of the labels, for keeping them apart
 _LATENCY_TICKS = (1, 1.5, 2, 3, 4, 5, 7)
-_RECALL_STEPS = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2)
-_MOST_RECALL_TICKS = 7
+_RECALL_TICKS = (0.0, 0.5, 0.8, 0.9, 0.95, 0.98, 0.99, 0.995, 0.998, 0.999, 0.9995, 0.9999)
 # blue, orange, green, purple, red, grey: (on light, on dark); beyond that they come again dashed
 _COLOURS = (
     *(("#1f5fc4", "#7db1ff"), ("#c2500a", "#ffa263"), ("#0b7a55", "#4fd3a4")),
@@ -24,8 +24,9 @@ _STYLE = """text{font:12px system-ui,sans-serif;fill:#1c2430}.title{font-size:16
 .soft{fill:#566273}.paper{fill:#ffffff}.grid{stroke:#dfe4ea}.target{stroke:#566273;stroke-dasharray:6 4}
 .line{fill:none;stroke-width:2}.again{stroke-dasharray:3 3}.error{stroke-width:1;opacity:.45}
 .now{fill:none;stroke-width:2}
+.label{paint-order:stroke;stroke:#ffffff;stroke-width:3px;stroke-linejoin:round}
 @media (prefers-color-scheme:dark){text{fill:#e8edf3}.soft{fill:#a4b0be}.paper{fill:#12171e}.grid{stroke:#2b333d}
-.target{stroke:#a4b0be}}"""
+.target{stroke:#a4b0be}.label{stroke:#12171e}}"""
 
 Box = tuple[float, float, float, float]
 
@@ -34,15 +35,14 @@ def plot(title: str, subtitle: str, results: Sequence[GraphResult], present_ef: 
     """The whole file. The present setting (results[0] with present_ef) has a ring around it."""
     points = [point for graph in results for point in graph.points]
     x = _latency_scale(points)
-    least = _least_recall(points, target)
-    y = _linear(least, 1.0, _BOTTOM, _TOP)
+    y = _recall_scale(points, target)
     taken = [_around(x(point.p50_ms), y(point.recall)) for point in points]
     parts = [
         f'<rect class="paper" width="{_WIDTH}" height="{_HEIGHT}"/>',
         _text(_LEFT, 30, title, "title"),
         _text(_LEFT, 50, subtitle, "soft"),
-        *_legend(results),
-        *_axes(x, y, least, points),
+        *_axes(x, y, points),
+        *_legend(results, taken),
         *_target_line(y, target, taken),
         *(part for number, graph in enumerate(results) for part in _graph(number, graph, x, y)),
         _ring(x, y, next(point for point in results[0].points if point.ef == present_ef)),
@@ -73,25 +73,21 @@ def _latency_scale(points: Sequence[Point]) -> Callable[[float], float]:
     return lambda value: scale(math.log(value))
 
 
-def _least_recall(points: Sequence[Point], target: float) -> float:
-    lowest = min(target, *(point.recall for point in points))
-    step = _recall_step(lowest)
-    return max(0.0, step * (math.floor(lowest / step + 1e-9) - (lowest > step)))
+def _recall_scale(points: Sequence[Point], target: float) -> Callable[[float], float]:
+    """Logarithmic in what is missed: from 0.98 to 0.99 is as far as from 0.8 to 0.9. The top is 1."""
+    missed = [1 - value for value in (target, *(point.recall for point in points)) if value < 1]
+    least = min(0.005, max(0.00005, min(missed, default=0.005) / 1.5))
+    most = max((*missed, 0.02)) * 1.3
+    scale = _linear(-math.log(min(1.0, most)), -math.log(least), _BOTTOM, _TOP)
+    return lambda value: scale(-math.log(max(1 - value, least)))
 
 
-def _recall_step(lowest: float) -> float:
-    span = max(1.0 - lowest, 0.005)
-    return next((step for step in _RECALL_STEPS if span / step <= _MOST_RECALL_TICKS - 1), _RECALL_STEPS[-1])
-
-
-def _axes(
-    x: Callable[[float], float], y: Callable[[float], float], least: float, points: Sequence[Point]
-) -> Iterator[str]:
-    step = _recall_step(least)
-    for number in range(round((1.0 - least) / step) + 1):
-        value = 1.0 - number * step
-        yield f'<path class="grid" d="M{_LEFT} {y(value):.1f}H{_RIGHT}"/>'
-        yield _text(_LEFT - 8, y(value) + 4, f"{value:.3f}".rstrip("0").ljust(4, "0"), "soft", "end")
+def _axes(x: Callable[[float], float], y: Callable[[float], float], points: Sequence[Point]) -> Iterator[str]:
+    for value in (*_RECALL_TICKS, 1.0):
+        at = y(value)
+        if value == 1.0 or _TOP + _LABEL_PX < at <= _BOTTOM:
+            yield f'<path class="grid" d="M{_LEFT} {at:.1f}H{_RIGHT}"/>'
+            yield _text(_LEFT - 8, at + 4, f"{value:g}", "soft", "end")
     times = [point.p50_ms for point in points]
     powers = range(math.floor(math.log10(min(times))) - 1, math.ceil(math.log10(max(times))) + 1)
     for power, digit in product(powers, _LATENCY_TICKS):
@@ -111,14 +107,16 @@ def _target_line(y: Callable[[float], float], target: float, taken: list[Box]) -
     yield _text(_RIGHT, y(target) - 5, label, "soft", "end")
 
 
-def _legend(results: Sequence[GraphResult]) -> Iterator[str]:
-    at = float(_LEFT)
-    for number, graph in enumerate(results):
-        label = f"M {graph.m}, ef_construction {graph.ef_construction}" + (", serving now" if number == 0 else "")
-        row = _TOP - 22
-        yield f'<path class="line {_series(number)}" d="M{at:.0f} {row - 4}h18"/>'
-        yield _text(at + 24, row, label if len(results) <= 3 else f"{graph.m} / {graph.ef_construction}")
-        at += 24 + _CHAR_PX * (len(label) if len(results) <= 3 else 9) + 16
+def _legend(results: Sequence[GraphResult], taken: list[Box]) -> Iterator[str]:
+    """At the lower right, where such curves never come."""
+    names = [f"M {graph.m}, ef_construction {graph.ef_construction}" for graph in results]
+    names[0] += ", the present graph"
+    left = _RIGHT - 8 - max(map(len, names)) * _CHAR_PX
+    for number, name in enumerate(names):
+        base = _BOTTOM - 12 - (len(names) - 1 - number) * _ROW_PX
+        taken.append((left - 28, base - _LABEL_PX, _RIGHT, base + 4))
+        yield f'<path class="line {_series(number)}" d="M{left - 26:.0f} {base - 4}h18"/>'
+        yield _text(left, base, name, "label")
 
 
 def _graph(number: int, graph: GraphResult, x: Callable[[float], float], y: Callable[[float], float]) -> Iterator[str]:
@@ -152,7 +150,7 @@ def _labels(
             inside = box[0] > _LEFT and box[2] < _RIGHT and box[1] > _TOP - 14 and box[3] < _BOTTOM
             if inside and not any(_overlap(box, other) for other in taken):
                 taken.append(box)
-                yield _text(middle, base, str(point.ef), f"f{number % len(_COLOURS)}", "middle")
+                yield _text(middle, base, str(point.ef), f"label f{number % len(_COLOURS)}", "middle")
                 break
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -47,10 +48,11 @@ class UpkeepStatus:
 class Upkeep:
     """Of one shard. `run` by one thread, again and again; `status` and `stop` by any.
 
-    facts: of a snapshot that would be written now.
+    still_seen: see Rebuild.
     """
 
-    def __init__(self, name: str, path: Path, settings: Settings) -> None:
+    def __init__(self, name: str, path: Path, settings: Settings, still_seen: Callable[[], int]) -> None:
+        self._still_seen = still_seen
         self.recall = RecallMeter()
         self._name = name
         self._path = path
@@ -88,8 +90,8 @@ class Upkeep:
         self._saved = _changes(index)
         self._status = replace(self._status, snapshot_chunks=facts.points, snapshot_ms=facts.written_ms)
 
-    def run(self, index: HnswIndex, facts: SnapshotFacts) -> None:
-        """Do what is due; takes minutes where a large graph is rebuilt."""
+    def run(self, index: HnswIndex, facts: Callable[[], SnapshotFacts]) -> None:
+        """Do what is due; takes minutes where a large graph is rebuilt. facts: of a snapshot that is written now."""
         if index.generation.end != self._seen:
             self._seen, self._quiet_since = index.generation.end, time.monotonic()
         if self._may("recall", self._settings.recall_interval_s):
@@ -98,7 +100,7 @@ class Upkeep:
         if reason is not None and self._may("rebuild", 0.0):
             self._run_rebuild(index, reason)
         if self._snapshot_due(index) and self._may("snapshot", _SNAPSHOT_REST_S):
-            self._run_snapshot(index, facts)
+            self._run_snapshot(index, facts())
             give_back()
 
     def _may(self, what: str, again_s: float) -> bool:
@@ -135,7 +137,7 @@ class Upkeep:
             return
         log.info("%s: rebuilding the graph: %s", self._name, reason)
         started = time.perf_counter()
-        self._rebuild = Rebuild(index, self._settings.rebuild_cpu_share)
+        self._rebuild = Rebuild(index, self._settings.rebuild_cpu_share, self._still_seen)
         if self._stopped:
             return
         try:
