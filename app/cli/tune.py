@@ -136,8 +136,8 @@ def tune(
         console.step(f"measured {len(graphs)} graph{'s'[: len(graphs) > 1]} with {len(efs)} values of ef_search each")
     finally:
         console.status("")
-    advice = advise(results, present_ef, target)
-    notes += _cautions(settings, shard, results[0], advice)
+    advice = advise(results, present_ef, target) if shard.chunks > settings.write_buffer_rows else _too_small(settings)
+    notes += _cautions(settings, results[0], advice)
     title = f"{settings.collection}, shard {partition}: recall against latency"
     subtitle = f"{shard.chunks:,} chunks · {len(queries)} {_SOURCES[queries.source]} · ring: the present setting"
     _write(plot_file, plot(title, subtitle, results, present_ef, target))
@@ -206,17 +206,18 @@ def _graphs(
     return graphs
 
 
-def _cautions(settings: Settings, shard: TunedShard, present: GraphResult, advice: Advice) -> list[str]:
+def _too_small(settings: Settings) -> Advice:
+    rows = settings.write_buffer_rows
+    text = f"The worker scans shards of up to {rows:,} chunks (HEADRACE_WRITE_BUFFER_ROWS): none of this matters yet."
+    return Advice("keep", None, {}, [text])
+
+
+def _cautions(settings: Settings, present: GraphResult, advice: Advice) -> list[str]:
     notes = []
     if advice.choice is not None and advice.choice.point.ef < HYBRID_LEAST_EF:
         notes.append(
             f"Hybrid searches ask the graph for {HYBRID_LEAST_EF} chunks: to them ef_search under {HYBRID_LEAST_EF} is "
             f"{HYBRID_LEAST_EF}, in time as in recall."
-        )
-    if shard.chunks <= settings.write_buffer_rows:
-        notes.append(
-            f"The shard has {shard.chunks:,} chunks: up to HEADRACE_WRITE_BUFFER_ROWS={settings.write_buffer_rows} the "
-            "worker scans them all and uses no graph, so none of this matters yet."
         )
     if (present.m, present.ef_construction) != (settings.hnsw_m, settings.hnsw_ef_construction):
         notes.append(

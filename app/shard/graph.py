@@ -100,6 +100,11 @@ class Graph:
         (state,) = self._index.__getstate__()
         return state, time.perf_counter() - started
 
+    def set_ef(self, ef_search: int) -> None:
+        """From the next search on. For more results than that hnswlib takes their number instead."""
+        self.ef_search = ef_search
+        self._index.set_ef(ef_search)
+
     def _set_up(self) -> None:
         self._index.set_num_threads(1)
-        self._index.set_ef(self.ef_search)  # for more than that many results hnswlib takes their number instead
+        self.set_ef(self.ef_search)

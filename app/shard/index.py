@@ -22,9 +22,9 @@ from app.shard.graph import Graph
 from schemas.filters import Filter
 
 # How long a change may hold up a query. While queries come, about two insertions at 100,000 points; else the cost
-# of taking turns (0.05 ms) is spread over more rows.
+# of taking turns (waiting for the interpreter up to 0.5 ms beside a busy writer) is spread over more rows.
 _HOLD_S = 0.0008
-_IDLE_HOLD_S = 0.003
+_IDLE_HOLD_S = 0.005
 _IDLE_AFTER_S = 0.2
 _MOST_SLICE_ROWS = 64
 _QUIET_S = 1.0  # without new rows; then the graph takes what is left

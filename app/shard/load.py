@@ -109,7 +109,7 @@ def _read_snapshot(
 ) -> tuple[SnapshotFacts, dict[str, Any]] | None:
     try:
         facts, state = read_snapshot(path)
-        _check(facts, facts_now, progress)
+        check_facts(facts, facts_now, progress)
         _check_rows(state, labels)
     except FileNotFoundError:
         return None
@@ -119,7 +119,7 @@ def _read_snapshot(
     return facts, state
 
 
-def _check(facts: SnapshotFacts, wanted: SnapshotFacts, progress: Progress) -> None:
+def check_facts(facts: SnapshotFacts, wanted: SnapshotFacts, progress: Progress) -> None:
     """Raises SnapshotUnusable unless it was made from this file, with these parameters, and not from its future."""
     if facts.file_id != wanted.file_id:
         raise SnapshotUnusable("it belongs to another shard file")
@@ -148,23 +148,23 @@ def _check_rows(state: dict[str, Any], labels: NDArray[np.int64]) -> None:
 
 def _graph(path: Path, state: dict[str, Any], rows: Rows, end: int, ef_search: int) -> Graph | None:
     try:
-        gone = _check_points(state, rows)
+        gone = check_points(state, rows)
         graph = Graph.from_state(state, ef_search)
     except (SnapshotUnusable, RuntimeError, KeyError, ValueError) as error:
         rows.in_graph[:end] = False
         set_aside(path, str(error))
         return None
-    graph.dead = int(_marks(state).sum())
+    graph.dead = int(deletion_marks(state).sum())
     graph.remove(gone)
     return graph
 
 
-def _check_points(state: dict[str, Any], rows: Rows) -> list[int]:
+def check_points(state: dict[str, Any], rows: Rows) -> list[int]:
     """Compare every point with its row and set `in_graph`; returns those whose chunks are gone.
 
     Raises SnapshotUnusable if a point's vector is not that of its row.
     """
-    points, ids, marked = _points(state), _ids(state), _marks(state)
+    points, ids, marked = _points(state), _ids(state), deletion_marks(state)
     first, width = state["offset_data"], 4 * rows.vectors.shape[1]
     there = rows.died[ids] == NEVER
     if (there & marked).any():
@@ -191,5 +191,5 @@ def _ids(state: dict[str, Any]) -> NDArray[np.int64]:
     return labels.view(np.int64)[:, 0] if len(labels) else np.empty(0, np.int64)
 
 
-def _marks(state: dict[str, Any]) -> NDArray[np.bool_]:
+def deletion_marks(state: dict[str, Any]) -> NDArray[np.bool_]:
     return (_points(state)[:, _MARK_AT] & _DELETE_MARK).astype(np.bool_)

@@ -32,7 +32,7 @@ _DISK_ERRORS = (
     *(sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR, sqlite3.SQLITE_CANTOPEN),
     *(sqlite3.SQLITE_READONLY, sqlite3.SQLITE_BUSY, sqlite3.SQLITE_NOMEM),
 )
-_DAMAGE = (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB)
+DAMAGE = (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB)
 
 _SCHEMA = """
 CREATE TABLE meta (name TEXT PRIMARY KEY, value) WITHOUT ROWID;
@@ -136,7 +136,7 @@ class ShardStore:
         self._closed = False
         self.writer = self._open({"format": FORMAT, "epoch": epoch, "dtype": dtype}, tombstone_retention_ms)
         stored = dict(self.writer.execute("SELECT name, value FROM meta"))
-        self.progress = _progress(stored)
+        self.progress = progress_of(stored)
         self.file_id: str = stored["file_id"]
 
     @contextmanager
@@ -200,7 +200,7 @@ class ShardStore:
         connection = self.read()
         try:
             connection.execute("BEGIN")
-            progress = _progress(dict(connection.execute("SELECT name, value FROM meta")))
+            progress = progress_of(dict(connection.execute("SELECT name, value FROM meta")))
             labels = np.fromiter((row[0] for row in connection.execute("SELECT label FROM chunks")), np.int64)
             yield progress, np.sort(labels), _chunk_rows(connection)
         except sqlite3.ProgrammingError:  # closed meanwhile
@@ -230,7 +230,7 @@ class ShardStore:
         code = getattr(error, "sqlite_errorcode", sqlite3.SQLITE_ERROR) & 0xFF
         if code in _DISK_ERRORS:
             return StorageFull(f"{self.path} cannot be written ({error}): make room on its disk")
-        if code not in _DAMAGE:
+        if code not in DAMAGE:
             return error
         set_aside(self.path, f"is damaged ({error})")
         return ShardCorrupt(
@@ -279,7 +279,7 @@ _TEXT = "SELECT title, text, metadata FROM documents WHERE doc = ?"
 _DOCUMENT = "doc, id, deleted, version, source_offset, title, text, metadata, event_time_ms, indexed_time_ms, trace_id"
 
 
-def _progress(meta: dict[str, Any]) -> Progress:
+def progress_of(meta: dict[str, Any]) -> Progress:
     return Progress(**{name: meta[name] for name in _PROGRESS if name in meta})
 
 

@@ -25,6 +25,7 @@ _LEAST_SAMPLES = 300  # of one setting: the p99 of fewer is nearly their maximum
 _MOST_TIMED = 300  # queries in a round; recall is of all
 _QUERIES_AT_ONCE = 32  # exact scans hold a score for each query and chunk: 128 MB at a million chunks
 _BLOCK_ROWS = 8192
+_TRIALS = K / 2  # that a query's K documents count for at most: they are missed together more often than by chance
 _SURE = 1.96  # standard errors to either side: 95 %
 _SEED = 10
 
@@ -73,11 +74,11 @@ class Point:
     def interval(self) -> tuple[float, float]:
         """Where the recall over all such queries lies with 95 % certainty.
 
-        Wilson's interval; a query counts as one to K trials, as its documents are found together or one by one.
+        Wilson's interval; how many trials a query counts for follows from how much queries differ.
         """
         count, mean = len(self.recalls), self.recall
         variance = float(self.recalls.var())
-        trials = count * min(K, max(1.0, mean * (1 - mean) / variance)) if variance else count
+        trials = count * (min(_TRIALS, max(1.0, mean * (1 - mean) / variance)) if variance else _TRIALS)
         spread = _SURE**2 / trials
         middle = (mean + spread / 2) / (1 + spread)
         half = math.sqrt(mean * (1 - mean) * spread + spread**2 / 4) / (1 + spread)
@@ -170,7 +171,7 @@ def _search_all(
     graph: TunedGraph, ef: int, vectors: NDArray[np.float32], depth: int
 ) -> tuple[list[list[Ranked]], NDArray[np.float64]]:
     """What each query finds, and the seconds it took."""
-    graph.graph._index.set_ef(ef)
+    graph.graph.set_ef(ef)
     search, clock = graph.index.search, time.perf_counter
     found = []
     spent = np.empty(len(vectors))

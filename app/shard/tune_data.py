@@ -18,10 +18,10 @@ from app.settings import Settings
 from app.shard.generation import NEVER, Rows
 from app.shard.graph import Graph
 from app.shard.index import HnswIndex
-from app.shard.load import _check, _check_points, _marks
+from app.shard.load import check_facts, check_points, deletion_marks
 from app.shard.memory import available_bytes
 from app.shard.snapshot import SnapshotFacts, SnapshotUnusable, read_snapshot
-from app.shard.store import _DAMAGE, FORMAT, Progress, _progress
+from app.shard.store import DAMAGE, FORMAT, Progress, progress_of
 from schemas.errors import NotFound, SettingsError, ShardCorrupt
 
 Tell = Callable[[int, int], object]  # how much is done, of how much
@@ -105,7 +105,7 @@ def shard_files(settings: Settings) -> dict[int, Path]:
 def choose_shard(files: dict[int, Path], wanted: int | None) -> int:
     """The shard asked for, or the largest. Raises NotFound if it is not here."""
     if wanted is None:
-        return max(files, key=lambda shard: files[shard].stat().st_size)
+        return max(files, key=lambda shard: _size(files[shard]))
     if wanted not in files:
         raise NotFound(f"shard {wanted} is not here, only {', '.join(map(str, files))}: choose one with --shard")
     return wanted
@@ -128,9 +128,9 @@ def read_shard(path: Path, settings: Settings, tell: Tell) -> TunedShard:
             raise SettingsError(f"{path} cannot be read ({error}): run this as the user of its worker") from error
         raise ShardCorrupt(f"{path} is not a shard file ({error}). {_START_AGAIN}") from error
     except sqlite3.DatabaseError as error:
-        kind = "is damaged" if error.sqlite_errorcode & 0xFF in _DAMAGE else "cannot be read"
+        kind = "is damaged" if error.sqlite_errorcode & 0xFF in DAMAGE else "cannot be read"
         raise ShardCorrupt(f"{path} {kind} ({error}). {_START_AGAIN}") from error
-    progress = _progress(meta)
+    progress = progress_of(meta)
     try:
         if isinstance(snapshot, str):
             raise SnapshotUnusable(snapshot)
@@ -152,6 +152,12 @@ def build_graph(shard: TunedShard, m: int, ef_construction: int, tell: Tell) -> 
     _add(graph, shard.rows, shard.alive, tell)
     build_s = time.perf_counter() - started
     return TunedGraph(m, ef_construction, _searchable(graph, shard.rows), build_s)
+
+
+def _size(path: Path) -> int:
+    """Of the file and of what was not moved into it from its log yet, which may be all."""
+    log = path.with_name(path.name + "-wal")
+    return path.stat().st_size + (log.stat().st_size if log.exists() else 0)
 
 
 def _read_snapshot(path: Path) -> tuple[SnapshotFacts, dict[str, Any]] | str:
@@ -192,13 +198,13 @@ def _live_graph(
     """The worker's graph as it is when it has caught up. Raises SnapshotUnusable."""
     # whatever M it was built with is what serves
     wanted = replace(facts, file_id=file_id, fingerprint=progress.fingerprint or "", dim=progress.dim or 0)
-    _check(facts, wanted, progress)
+    check_facts(facts, wanted, progress)
     if "row_labels" not in state:
         raise SnapshotUnusable("it is of an older version")
     rows = _numbered(read, state.pop("row_labels"))
-    gone = _check_points(state, rows)
+    gone = check_points(state, rows)
     graph = Graph.from_state(state, facts.ef_construction)
-    graph.dead = int(_marks(state).sum())
+    graph.dead = int(deletion_marks(state).sum())
     graph.remove(gone)
     _add(graph, rows, np.flatnonzero(~rows.in_graph & (rows.died == NEVER)), tell)
     return TunedGraph(facts.m, facts.ef_construction, _searchable(graph, rows), None)

@@ -15,7 +15,9 @@ from app.event import Event
 from app.observe.freshness import FreshnessTraces
 from app.observe.metrics import IndexMetrics
 from app.observe.tracing import Tracing
+from consumers.index import worker as module
 from consumers.index.worker import IndexWorker
+from schemas.errors import StorageFull
 from tests.unit.consumers.parts import TP, FakeFaust, Stream, until
 from tests.unit.shard.parts import document, found, shard_settings, unit, watermark
 
@@ -149,3 +151,130 @@ async def test_the_worker_is_announced_while_it_runs_and_withdrawn_at_its_end(tm
         await until(lambda: parts.registry.urls == {"http://me"})
         await asyncio.wait_for(parts.worker.drain(), 5)
         assert parts.registry.urls == set()
+
+
+class NoRoom:
+    """A shard's disk without room until `end`. given_up: how often a transaction could not be written."""
+
+    def __init__(self, parts: Parts, monkeypatch: pytest.MonkeyPatch, partition: int = 0) -> None:
+        monkeypatch.setattr(module, "_PAUSE_S", 0.02)
+        self.given_up = 0
+        self._is_full = True
+        self._shard = parts.worker.shards.open[partition]
+        self._apply = self._shard.apply
+        monkeypatch.setattr(self._shard, "apply", self.apply)
+
+    def apply(self, events: Any) -> Any:
+        if self._is_full:
+            self.given_up += 1
+            raise StorageFull("the disk is full")
+        return self._apply(events)
+
+    def end(self) -> None:
+        self._is_full = False
+
+
+async def give(parts: Parts, *events: Event) -> None:
+    """Records from Kafka."""
+    for item in events:
+        await parts.worker._inbox.put(item._replace(generation=1))
+
+
+def is_paused(parts: Parts) -> bool:
+    return parts.metrics.registry.get_sample_value("headrace_index_paused") == 1
+
+
+async def test_without_room_on_the_disk_ingestion_pauses_says_why_and_loses_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with running(tmp_path) as parts:
+        disk = NoRoom(parts, monkeypatch)
+        await give(parts, document(0, "a", unit(1)), document(1, "b", unit(1)))
+        await until(lambda: disk.given_up >= 2)
+        assert (parts.worker.paused, parts.worker.ready, is_paused(parts)) == ("the disk is full",) * 2 + (True,)
+        assert parts.worker.next_offset(0) is None
+        await give(parts, document(2, "a", unit(0, 1)))
+        disk.end()
+        await until(lambda: parts.applied(0) == 3)
+        await until(lambda: parts.outcome("upsert") == 3 and not is_paused(parts))
+        assert sorted(found(parts.worker.shards.open[0], unit(1))) == ["a", "b"]
+        assert parts.worker.ready is None
+
+
+async def test_without_memory_ingestion_pauses_before_it_takes_anything_in(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "_PAUSE_S", 0.02)
+    async with running(tmp_path) as parts:
+        refusal: list[str | None] = ["only 5 MiB of memory are left"]
+        monkeypatch.setattr(parts.worker.shards, "refusal", lambda: refusal[0])
+        await give(parts, document(0, "a", unit(1)))
+        await until(lambda: parts.worker.ready == refusal[0] and is_paused(parts))
+        assert parts.worker.next_offset(0) is None
+        refusal[0] = None
+        await until(lambda: parts.applied(0) == 1)
+        await until(lambda: parts.worker.ready is None and not is_paused(parts))
+
+
+@pytest.mark.parametrize("lacks", ["disk", "memory"])
+async def test_a_rebalance_during_a_pause_neither_hangs_nor_loses_what_waited(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, lacks: str
+) -> None:
+    async with running(tmp_path) as parts:
+        disk = NoRoom(parts, monkeypatch)
+        if lacks == "memory":
+            disk.end()
+            monkeypatch.setattr(parts.worker.shards, "refusal", lambda: "no memory")
+        events = [document(0, "a", unit(1)), document(1, "b", unit(1))]
+        await give(parts, *events)
+        await until(lambda: parts.worker.paused)
+        async with asyncio.timeout(5):
+            await parts.app.on_partitions_revoked.hook(parts.app, [TP(0), TP(1)])
+            await parts.assign(0)
+        assert set(parts.worker.shards.open) == {0}
+        assert parts.worker.next_offset(0) is None  # so Kafka gives them again
+        await give(parts, *events)
+        disk.end()
+        monkeypatch.setattr(parts.worker.shards, "refusal", lambda: None)
+        await until(lambda: parts.applied(0) == 2)
+        assert sorted(found(parts.worker.shards.open[0], unit(1))) == ["a", "b"]
+        await until(lambda: parts.worker.paused is None and not is_paused(parts))
+
+
+@pytest.mark.parametrize("lacks", ["disk", "memory"])
+async def test_a_drain_during_a_pause_ends_and_leaves_the_records_to_the_next_owner(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, lacks: str
+) -> None:
+    async with running(tmp_path) as parts:
+        disk = NoRoom(parts, monkeypatch)
+        if lacks == "memory":
+            disk.end()
+            monkeypatch.setattr(parts.worker.shards, "refusal", lambda: "no memory")
+        await give(parts, document(0, "a", unit(1)))
+        await until(lambda: parts.worker.paused)
+        await asyncio.wait_for(parts.worker.drain(), 5)
+        assert parts.worker.next_offset(0) is None
+
+
+async def test_a_full_disk_of_one_shard_does_not_keep_its_records_from_their_order(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with running(tmp_path) as parts:
+        disk = NoRoom(parts, monkeypatch)
+        await give(parts, document(0, "a", unit(1)))
+        await until(lambda: disk.given_up)
+        await give(parts, document(1, "a", unit(0, 1)), document(2, "a", unit(0, 0, 1)))
+        disk.end()
+        await until(lambda: parts.applied(0) == 3)
+        (hit,) = parts.worker.shards.open[0].search(unit(0, 0, 1), 1, None, None)
+        assert hit.score == pytest.approx(1, abs=1e-3)
+
+
+async def test_a_shard_that_cannot_be_loaded_stops_the_worker(tmp_path: Path) -> None:
+    parts = Parts(tmp_path, [])
+    await parts.assign(0)
+    parts.worker.shards.failed = MemoryError("too many rows")
+    with pytest.raises(ExceptionGroup) as caught:
+        await asyncio.wait_for(parts.worker.run(), 5)
+    assert caught.group_contains(MemoryError)
+    parts.worker.close()

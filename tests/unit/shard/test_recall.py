@@ -25,7 +25,7 @@ def index(monkeypatch: pytest.MonkeyPatch) -> HnswIndex:
 
 def of(vectors: Any) -> HnswIndex:
     made = HnswIndex(lambda capacity: Graph(DIM, 64, 512, 512, max(16, capacity)), 1, Rows.empty(4, DIM, np.float32))
-    made.publish(LABELS, range(len(vectors)), vectors, [])
+    made.publish(LABELS[: len(vectors)], range(len(vectors)), vectors, [])
     while made.absorb():
         pass
     return made

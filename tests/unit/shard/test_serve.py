@@ -177,3 +177,34 @@ async def test_a_shard_that_is_given_away_during_a_search_is_503(
         monkeypatch.setattr(shard, "search", gone)
         answer = await worker.search(0)
         assert answer["0"] == {"error": "is not owned by this worker", "status": 503}
+
+
+async def test_a_shard_that_is_loading_is_503_and_the_others_answer(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with served(tmp_path) as worker:
+        monkeypatch.setattr(worker.shards.open[1], "_unpublished", [])
+        answer = await worker.search(0, 1)
+        assert answer["1"] == {"error": "shard 1 is loading", "status": 503}
+        assert len(answer["0"]["hits"]) == 2
+        async with worker.client.get("/shards") as response:
+            rows = {row["partition"]: row for row in (await response.json())["shards"]}
+        assert rows[1]["state"] == "loading"
+
+
+async def test_a_search_by_words_waits_for_the_words_and_tells_how_fresh_they_are(tmp_path: Path) -> None:
+    async with served(tmp_path) as worker:
+        answer = (await worker.search(0, mode="keyword", query="title", min_offsets={"0": 1}))["0"]
+        assert {hit["id"] for hit in answer["hits"]} == {"a", "b"}
+        assert answer["applied_offset"] == 1
+        assert all(hit["vector_score"] is None and hit["keyword_score"] > 0 for hit in answer["hits"])
+
+
+async def test_a_hybrid_search_tells_both_scores_of_each_hit(tmp_path: Path) -> None:
+    async with served(tmp_path) as worker:
+        answer = (await worker.search(0, mode="hybrid", query='"title of b"', min_offsets={"0": 1}))["0"]
+        hits = {hit["id"]: hit for hit in answer["hits"]}
+        assert set(hits) == {"a", "b"}
+        assert hits["a"]["vector_score"] == pytest.approx(1, abs=1e-3)
+        assert hits["a"]["keyword_score"] is None
+        assert hits["b"]["keyword_score"] > 0

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -10,6 +11,7 @@ import pytest
 from app.shard.shards import Shards
 from tests.services_local import eventually
 from tests.unit.shard.parts import document, found, random_units, shard_settings, unit
+from tests.unit.shard.test_snapshot import save
 
 
 @pytest.fixture
@@ -60,3 +62,49 @@ def test_the_absorber_moves_the_buffers_of_all_shards_into_their_graphs(shards: 
         shard.apply([document(n, f"d{n}", vector) for n, vector in enumerate(random_units(30, 1))])
     eventually(lambda: all(shard.status().buffered < 4 for shard in shards.open.values()))
     assert [shard.status().chunks for shard in shards.open.values()] == [30, 30]
+
+
+def test_words_can_be_found_in_all_shards_a_moment_later(shards: Shards) -> None:
+    shards.acquire({0, 1})
+    for partition, shard in shards.open.items():
+        shard.apply([document(0, f"only{partition}", unit(1))])
+    for partition, shard in shards.open.items():
+        eventually(lambda shard=shard: shard.search(None, 5, None, None, "title"))  # type: ignore[misc]
+        (hit,) = shard.search(None, 5, None, None, "title")
+        assert hit.document.id == f"only{partition}"
+
+
+def test_a_shard_is_given_back_while_another_one_is_rebuilt_for_minutes(
+    shards: Shards, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("app.shard.shards._SMALL_DOCUMENTS", 0)
+    shards.acquire({0, 1})
+    inside, end = threading.Event(), threading.Event()
+
+    def rebuild() -> None:
+        inside.set()
+        assert end.wait(20)
+
+    monkeypatch.setattr(shards.open[1], "maintain", rebuild)
+    try:
+        assert inside.wait(5)
+        giving_back = threading.Thread(target=shards.release, args=({0},))
+        giving_back.start()
+        giving_back.join(3)
+        assert not giving_back.is_alive()
+    finally:
+        end.set()
+    assert set(shards.open) == {1}
+
+
+def test_a_reset_shard_does_not_use_the_snapshot_of_the_one_before(shards: Shards, tmp_path: Path) -> None:
+    shards.acquire({0})
+    vectors = random_units(30, 1)
+    shards.open[0].apply([document(n, f"d{n}", vector) for n, vector in enumerate(vectors)])
+    eventually(lambda: shards.open[0].status().buffered < 4)
+    assert save(shards.open[0])
+    shards.reset(0)
+    shards.open[0].apply([document(n, f"e{n}", vector) for n, vector in enumerate(vectors)])
+    shards.release({0})
+    shards.acquire({0})
+    assert {name[0] for name in found(shards.open[0], unit(1), 30)} == {"e"}
