@@ -42,9 +42,9 @@ class SearchClient:
         self._connection.close()
 
 
-def by_text(query: str, k: int = 10) -> bytes:
+def by_text(query: str, k: int = 10, mode: str = "vector") -> bytes:
     """The body of a search by text."""
-    return orjson.dumps({"query": query, "k": k})
+    return orjson.dumps({"query": query, "k": k, "mode": mode})
 
 
 def by_vector(vector: Sequence[float], k: int = 10) -> bytes:

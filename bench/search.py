@@ -89,6 +89,8 @@ class SearchRun:
         bodies: dict[str, Iterator[bytes]] = {
             "text": map(by_text, fresh),
             "text, cached": itertools.cycle([by_text(sentence) for sentence in known]),
+            "hybrid, cached": itertools.cycle([by_text(sentence, mode="hybrid") for sentence in known]),
+            "keyword": itertools.cycle([by_text(sentence, mode="keyword") for sentence in known]),
             "vector": itertools.cycle([by_vector(vector.tolist()) for vector in vectors]),
         }
         with self._stack.roles() as roles:
@@ -227,7 +229,7 @@ def _notes(sizes: dict[str, Any], after: dict[str, Any], load: dict[str, Any], a
         "`text`: distinct sentences of documents that are not in the index, "
         f"{sizes['query_characters_mean']:.0f} characters in the mean, each costs a model call"
         + (" (**there were not enough: some came again**)" if again else "")
-        + f"; `text, cached` and `vector`: {_KNOWN_QUERIES} sentences again and again."
+        + f"; the others: {_KNOWN_QUERIES} sentences again and again. `text` is by meaning alone."
     )
     ingest = f"{load['per_second']:.0f} changes/s of documents that are indexed, half of the rate of filling the index"
     return [

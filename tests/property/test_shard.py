@@ -33,6 +33,20 @@ LETTERS = "uvwxyz"  # of texts; titles have other words
 WORDS = st.sampled_from([*LETTERS, "title", "ключ", "nowhere"])
 SOME_LANGUAGES = st.none() | st.lists(st.sampled_from(LANGUAGES), unique=True)
 MANY = 10  # more than there are documents
+Changes = list[tuple[str, int, int, str, int | None, int, bool]]
+CHANGES = st.lists(
+    st.tuples(
+        DOCUMENTS,
+        st.integers(0, 3),  # chunks
+        st.integers(0, 999),  # seed
+        st.sampled_from(LANGUAGES),
+        st.none() | st.integers(1, 4),  # version
+        st.sampled_from([0, 0, 0, 0, -7, -40]),  # how far its source offset is behind the newest
+        st.booleans(),  # delete
+    ),
+    min_size=1,
+    max_size=4,
+)
 
 
 class Held(NamedTuple):
@@ -80,8 +94,8 @@ class Model:
 
 
 class ShardMachine(RuleBasedStateMachine):
-    """log: every record that was written, by its offset. earlier: a copy of the file, and what it holds. saved: up to
-    which offset the present snapshot goes; None where there is none."""
+    """log: every record that was written, by its offset. saved: up to which offset the present snapshot goes;
+    None where there is none."""
 
     @initialize(rows=st.sampled_from([1, 4, 1000]))
     def start(self, rows: int) -> None:
@@ -94,7 +108,6 @@ class ShardMachine(RuleBasedStateMachine):
         self.meant: dict[int, tuple[str, Held]] = {}
         self.source = 100
         self.saved: int | None = None
-        self.earlier: tuple[Path, Model] | None = None
         self.shard = self._open(self._new_folder())
 
     def teardown(self) -> None:
@@ -105,22 +118,8 @@ class ShardMachine(RuleBasedStateMachine):
 
     # --- what comes from the topic
 
-    @rule(
-        changes=st.lists(
-            st.tuples(
-                DOCUMENTS,
-                st.integers(0, 3),  # chunks
-                st.integers(0, 999),  # seed
-                st.sampled_from(LANGUAGES),
-                st.none() | st.integers(1, 4),  # version
-                st.sampled_from([0, 0, 0, 0, -7, -40]),  # how far its source offset is behind the newest
-                st.booleans(),  # delete
-            ),
-            min_size=1,
-            max_size=4,
-        )
-    )
-    def apply_one_transaction(self, changes: list[tuple[str, int, int, str, int | None, int, bool]]) -> None:
+    @rule(changes=CHANGES)
+    def apply_one_transaction(self, changes: Changes) -> None:
         events = []
         for document_id, chunks, seed, language, version, behind, gone in changes:
             self.source += 1
@@ -198,17 +197,16 @@ class ShardMachine(RuleBasedStateMachine):
         self.shard.close()
         self.shard = self._open(crashed)
 
-    @rule()
-    def remember_the_file(self) -> None:
-        self.earlier = (self._copy_of_files(), self.model.copied())
-
-    @precondition(lambda self: self.earlier is not None)
-    @rule(seed=st.integers(0, 99), word=WORDS)
-    def a_power_cut_loses_the_last_transactions(self, seed: int, word: str) -> None:
+    @rule(changes=CHANGES, saves=st.sampled_from(["before", "after", "never"]), seed=st.integers(0, 99), word=WORDS)
+    def a_power_cut_loses_the_last_transactions(self, changes: Changes, saves: str, seed: int, word: str) -> None:
         """The file is that of an earlier moment, the graph of a later one; then the topic gives again what was lost."""
-        assert self.earlier is not None
-        folder, model = self.earlier
-        self.earlier = None
+        if saves == "before":
+            self.save_a_snapshot()
+        folder, model = self._copy_of_files(), self.model.copied()
+        self.apply_one_transaction(changes)
+        self.shard.absorb()
+        if saves == "after":
+            self.save_a_snapshot()
         newer = self.saved is not None and self.saved > model.offset
         shutil.copytree(self.shard._store.path.parent, folder, dirs_exist_ok=True, ignore=_only_the_graph)
         with_snapshot = (folder / GRAPH).exists()
@@ -217,9 +215,7 @@ class ShardMachine(RuleBasedStateMachine):
             if with_snapshot and model.offset:
                 assert (folder / GRAPH).exists() != newer  # set aside
             self._check_all(cut, model, seed, word)
-            lost = [event for event in self.log if event.offset >= model.offset]
-            if lost:
-                cut.apply(lost)
+            cut.apply([event for event in self.log if event.offset >= model.offset])
             for _ in range(3):
                 cut.absorb()
             cut.refresh_keywords()
