@@ -138,8 +138,8 @@ class Settings(BaseSettings):
     hnsw_ef_construction: int = _setting(100, "HNSW parameter ef_construction", ge=8, le=4096)
     hnsw_ef_search: int = _setting(96, "HNSW parameter ef_search", ge=8, le=4096)
     write_buffer_rows: int = _setting(
-        1024,
-        "new chunks that queries scan exactly before the graph absorbs them; with four times as many ingestion waits",
+        512,
+        "new chunks that queries scan exactly before the graph absorbs them; with twice as many ingestion waits",
         "chunks",
         ge=1,
     )

@@ -9,6 +9,7 @@ import hnswlib
 import numpy as np
 from numpy.typing import NDArray
 
+from app.shard.copies import Copies
 from app.shard.lock import GraphLock
 
 # hnswlib's resize_index holds the interpreter: 4 ms to 262,144 points, 57 ms to twice as many. To begin with so
@@ -34,9 +35,11 @@ class Graph:
         self._m = m
         self._index = hnswlib.Index(space="ip", dim=dim)
         self._index.init_index(capacity, ef_construction=ef_construction, M=m)
+        self._copies = Copies()
         self._set_up()
-        self.count = 0
-        self.dead = 0
+        self.count = 0  # points
+        self.dead = 0  # of them
+        self.changes = 0  # rows that came or went
 
     @classmethod
     def from_state(cls, state: dict[str, Any], ef_search: int) -> Graph:
@@ -46,10 +49,17 @@ class Graph:
         graph.ef_search = ef_search
         graph._dim, graph._m = state["dim"], state["M"]
         graph._index = hnswlib.Index(params=state)
+        graph._copies = Copies()
         graph._set_up()
         graph.count = state["cur_element_count"]
-        graph.dead = 0  # counted by who loads it: see `remove`
+        graph.dead = graph.changes = 0
         return graph
+
+    def adopt(self, points: NDArray[np.int64], vectors: NDArray[np.float32], dead: int) -> None:
+        """After `from_state`: which points are alive, with their vectors, and how many others were marked deleted."""
+        for point, vector in zip(points.tolist(), vectors, strict=True):
+            self._copies.join(point, vector)
+        self.dead += dead
 
     @property
     def capacity(self) -> int:
@@ -65,10 +75,14 @@ class Graph:
     def memory_bytes(self) -> int:
         """An estimate: vectors as float32, links of level 0 and (1/M of the points) above, and hnswlib's tables."""
         links = _LINK_BYTES * (2 * self._m + 1) + _LINK_BYTES * (self._m + 1) / (self._m - 1)
-        return int(self.count * (4 * self._dim + links + _POINT_BYTES) + self.capacity * 40)
+        points = self.count * (4 * self._dim + links + _POINT_BYTES)
+        return int(points + self.capacity * 40 + self._copies.memory_bytes)
 
     def add(self, vectors: NDArray[np.float32], rows: NDArray[np.int64]) -> None:
-        """Add new points: vectors of shape (n, dim), rows that it does not hold yet."""
+        """Add rows that it does not hold yet: vectors of shape (n, dim). Those with a vector it has share its point."""
+        self.changes += len(rows)
+        new = [not self._copies.join(row, vector) for row, vector in zip(rows.tolist(), vectors, strict=True)]
+        rows, vectors = rows[new], vectors[new]
         if not len(rows):
             return  # hnswlib refuses none
         if self.count + len(rows) > self.capacity:
@@ -77,13 +91,17 @@ class Graph:
         self.count += len(rows)
 
     def remove(self, rows: list[int]) -> None:
-        """Mark points as deleted, each once in its life."""
+        """Rows are gone, each once in its life; a point that has none left is marked deleted."""
+        self.changes += len(rows)
         for row in rows:
-            self._index.mark_deleted(row)
-        self.dead += len(rows)
+            point = self._copies.leave(row)
+            if point is not None:
+                self._index.mark_deleted(point)
+                self.dead += 1
 
     def search(self, query: NDArray[np.float32], k: int) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
-        """Up to k rows and their inner products, best first. Fewer if points cannot be reached."""
+        """The rows of up to k points and their inner products, best first. Fewer if points cannot be reached."""
+        most = k
         k = min(k, self.living)
         while k > 0:
             try:
@@ -91,7 +109,7 @@ class Graph:
             except RuntimeError:
                 k //= 2  # hnswlib gives no partial result when it reaches fewer than k living points
             else:
-                return rows[0].astype(np.int64), 1.0 - distances[0]
+                return self._copies.expand(rows[0].astype(np.int64), 1.0 - distances[0], most)
         return _EMPTY
 
     def state(self) -> tuple[dict[str, Any], float]:

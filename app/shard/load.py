@@ -52,7 +52,7 @@ def load(store: ShardStore, settings: Settings, keywords: KeywordFeed, facts_now
             reader.expect(snapshot[1].pop("row_labels"))
         reader.read(chunks, keywords)
     rows, end = reader.rows, reader.end
-    graph = None if snapshot is None else _graph(path, snapshot[1], rows, end, settings.hnsw_ef_search)
+    graph = None if snapshot is None else _graph(path, snapshot[1], rows, end, reader.known, settings.hnsw_ef_search)
     log.info(
         "%s: %d chunks loaded in %.1f s, %s",
         *(store.path.name, reader.alive, time.perf_counter() - started),
@@ -75,6 +75,11 @@ class _Reader:
         self.rows = self.rows.grown(0, self.end)
         self.rows.label[: self.end] = labels
         self.rows.died[: self.end] = 0
+
+    @property
+    def known(self) -> int:
+        """How many rows were expected."""
+        return len(self._expected)
 
     def read(self, chunks: Iterator[ChunkRow], keywords: KeywordFeed) -> None:
         """Take all chunks, in the order of labels."""
@@ -146,25 +151,36 @@ def _check_rows(state: dict[str, Any], labels: NDArray[np.int64]) -> None:
         raise SnapshotUnusable("it lacks chunks that the file has")
 
 
-def _graph(path: Path, state: dict[str, Any], rows: Rows, end: int, ef_search: int) -> Graph | None:
+def _graph(path: Path, state: dict[str, Any], rows: Rows, end: int, known: int, ef_search: int) -> Graph | None:
     try:
-        gone = check_points(state, rows)
-        graph = Graph.from_state(state, ef_search)
-    except (SnapshotUnusable, RuntimeError, KeyError, ValueError) as error:
+        return make_graph(state, rows, known, ef_search)
+    except (SnapshotUnusable, RuntimeError, KeyError, ValueError, IndexError) as error:
         rows.in_graph[:end] = False
         set_aside(path, str(error))
         return None
-    graph.dead = int(deletion_marks(state).sum())
-    graph.remove(gone)
+
+
+def make_graph(state: dict[str, Any], rows: Rows, known: int, ef_search: int) -> Graph:
+    """The graph of a snapshot, as it is after all that has died since; sets `in_graph`.
+
+    known: rows that the snapshot knows. Raises SnapshotUnusable if a point is not what its row says.
+    """
+    ids, marked = _ids(state), _marks(state)
+    _check_points(state, rows, ids, marked)
+    first, width = state["offset_data"], 4 * rows.vectors.shape[1]
+    vectors = np.ascontiguousarray(_points(state)[~marked, first : first + width]).view(np.float32)
+    graph = Graph.from_state(state, ef_search)
+    graph.adopt(ids[~marked], vectors, int(marked.sum()))
+    rows.in_graph[ids] = True
+    copies = np.flatnonzero((rows.died[:known] == NEVER) & ~rows.in_graph[:known])
+    graph.add(rows.vectors[copies].astype(np.float32), copies)
+    rows.in_graph[copies] = True
+    graph.remove(ids[(rows.died[ids] != NEVER) & ~marked].tolist())
     return graph
 
 
-def check_points(state: dict[str, Any], rows: Rows) -> list[int]:
-    """Compare every point with its row and set `in_graph`; returns those whose chunks are gone.
-
-    Raises SnapshotUnusable if a point's vector is not that of its row.
-    """
-    points, ids, marked = _points(state), _ids(state), deletion_marks(state)
+def _check_points(state: dict[str, Any], rows: Rows, ids: NDArray[np.int64], marked: NDArray[np.bool_]) -> None:
+    points = _points(state)
     first, width = state["offset_data"], 4 * rows.vectors.shape[1]
     there = rows.died[ids] == NEVER
     if (there & marked).any():
@@ -174,9 +190,6 @@ def check_points(state: dict[str, Any], rows: Rows) -> list[int]:
         vectors = np.ascontiguousarray(points[block, first : first + width]).view(np.float32)
         if not np.array_equal(vectors, rows.vectors[ids[block]].astype(np.float32)):
             raise SnapshotUnusable("its vectors are not those of the file")
-    rows.in_graph[ids] = True
-    gone: list[int] = ids[~there & ~marked].tolist()
-    return gone
 
 
 def _points(state: dict[str, Any]) -> NDArray[np.uint8]:
@@ -191,5 +204,5 @@ def _ids(state: dict[str, Any]) -> NDArray[np.int64]:
     return labels.view(np.int64)[:, 0] if len(labels) else np.empty(0, np.int64)
 
 
-def deletion_marks(state: dict[str, Any]) -> NDArray[np.bool_]:
+def _marks(state: dict[str, Any]) -> NDArray[np.bool_]:
     return (_points(state)[:, _MARK_AT] & _DELETE_MARK).astype(np.bool_)

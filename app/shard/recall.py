@@ -29,7 +29,8 @@ class RecallMeter:
     @property
     def value(self) -> float | None:
         """Mean recall@10 of the last measured queries, by documents; None before the first."""
-        return float(np.mean(self._measured)) if self._measured else None
+        measured = list(self._measured)
+        return float(np.mean(measured)) if measured else None
 
     @property
     def samples(self) -> int:

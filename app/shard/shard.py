@@ -27,7 +27,7 @@ from app.shard.snapshot import SnapshotFacts
 from app.shard.status import ShardStatus, shard_status
 from app.shard.store import Progress, ShardStore, StoredDocument
 from app.shard.upkeep import Upkeep
-from schemas.errors import BadRequest, NotServing
+from schemas.errors import BadRequest, NotServing, ShardCorrupt
 from schemas.filters import Filter, filter_fields
 
 log = logging.getLogger("headrace.shard")
@@ -35,6 +35,7 @@ log = logging.getLogger("headrace.shard")
 _FIRST_ROWS = 1024
 _RETRIES = 200
 _RETRY_S = 0.001  # lets the writer publish what it has committed
+_SPARE = 8
 _LEAST_DEPTH = 20  # of each list of a hybrid search: rank fusion needs to see where a document is in both
 
 
@@ -65,9 +66,9 @@ class Shard:
         return self._store.progress.next_offset
 
     @property
-    def stored_documents(self) -> int:
-        """Documents in the file that can be found once it is loaded."""
-        return self._store.progress.documents
+    def stored_bytes(self) -> int:
+        """Size of the file and what belongs to it; 0 where there is nothing to load."""
+        return 0 if self._store.progress.dim is None else self._store.disk_bytes()
 
     @property
     def loaded(self) -> bool:
@@ -105,7 +106,13 @@ class Shard:
             if self._unpublished is not None:
                 self._unpublished.append((change, progress))
                 return change
-            self._publish(change, progress)
+            try:
+                self._publish(change, progress)
+            except Exception as error:
+                raise ShardCorrupt(
+                    f"shard {self.partition}: what was committed up to offset {progress.next_offset} cannot be shown "
+                    f"({error!r}); the next start shows it"
+                ) from error
         self._notify()
         return change
 
@@ -155,8 +162,12 @@ class Shard:
         for _ in range(_RETRIES):
             hits = by_meaning(self._store, [] if vector is None else index.search(vector, depth, parsed))
             if hits is not None:
-                ranked = [] if text is None else self._rank_by_words(index, text, depth, parsed)
-                return merged(hits, by_words(self._store, ranked, parsed))
+                words: list[ShardHit] = []
+                if text is not None:
+                    # more than are needed: some may be gone by now
+                    ranked = self._rank_by_words(index, text, depth + _SPARE, parsed)
+                    words = by_words(self._store, ranked, parsed)[:depth]
+                return merged(hits, words)
             time.sleep(_RETRY_S)
         raise NotServing(f"shard {self.partition} changes faster than it can be read")
 
@@ -201,8 +212,9 @@ class Shard:
         return forget
 
     def stop(self) -> None:
-        """End long work; `load` and `maintain` return soon."""
+        """End reading and long work: `load` and `maintain` return soon, searches fail. To be followed by `close`."""
         self._upkeep.stop()
+        self._store.end_reads()
 
     def close(self) -> None:
         """Close the file; no other method may be called after this."""
@@ -248,7 +260,7 @@ class Shard:
         return Graph(self._dim, settings.hnsw_m, settings.hnsw_ef_construction, settings.hnsw_ef_search, capacity)
 
     def _snapshot_facts(self) -> SnapshotFacts:
-        # its own progress, which may be ahead of the graph: a file that has lost what the graph holds must be behind
+        # the file's own offset, which may be ahead of the graph: a file that lost what the graph holds must be behind
         progress = self._store.progress
         return SnapshotFacts(
             file_id=self._store.file_id,
@@ -256,7 +268,7 @@ class Shard:
             dim=progress.dim or 0,
             m=self._settings.hnsw_m,
             ef_construction=self._settings.hnsw_ef_construction,
-            next_offset=progress.next_offset or 0,
+            next_offset=self._store.committed_offset,
             points=0,
             written_ms=0,
         )

@@ -24,7 +24,7 @@ _KEYWORD_SHARE = 0.25  # of a core at most: a commit takes about 10 ms, so words
 _MAINTAIN_REST_S = 1.0
 _TROUBLE_S = 5.0
 _ROOM_S = 5.0
-_SMALL_DOCUMENTS = 1000  # loaded in less time than it takes to tell that they are being loaded
+_SMALL_BYTES = 4 * 2**20  # of a file: loaded in less time than it takes to tell that it is being loaded
 _MAINTAIN_NICE = 10  # queries and new records go first
 
 
@@ -60,7 +60,7 @@ class Shards:
         """Open the shards of `partitions` that are not open yet; large ones are loaded in the background, in turn."""
         for partition in sorted(partitions - set(self._open)):
             shard = Shard(partition, self._path(partition), self._epoch, self._settings)
-            if shard.stored_documents <= _SMALL_DOCUMENTS:
+            if shard.stored_bytes <= _SMALL_BYTES:
                 self._load(shard)
             else:
                 self._loading[partition] = self._loader.submit(self._load, shard)

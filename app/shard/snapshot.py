@@ -4,7 +4,8 @@ Layout, little-endian:
 
     0   4   magic b"HRG1" (the digit is the version)
     4   4   length of the JSON part in bytes
-    8   …   JSON: facts (see SnapshotFacts), parameters of the graph, and per section its name, dtype, bytes, CRC-32
+    8   4   CRC-32 of the JSON part
+    12  …   JSON: facts (see SnapshotFacts), parameters of the graph, and per section its name, dtype, bytes, CRC-32
     …   …   the sections, one after another
 
 It is derived: whatever is wrong with it, the rows have everything.
@@ -27,7 +28,7 @@ import orjson
 log = logging.getLogger("headrace.shard")
 
 MAGIC = b"HRG1"
-_HEAD = struct.Struct("<4sI")
+_HEAD = struct.Struct("<4sII")
 _MOST_JSON_BYTES = 2**20
 _CHUNK_BYTES = 2**24
 
@@ -69,7 +70,7 @@ def write_snapshot(path: Path, facts: SnapshotFacts, state: dict[str, Any]) -> i
     fresh = path.with_name(path.name + ".new")
     try:
         with fresh.open("wb") as file:
-            file.write(_HEAD.pack(MAGIC, len(head)) + head)
+            file.write(_HEAD.pack(MAGIC, len(head), zlib.crc32(head)) + head)
             for array in arrays.values():
                 _write(file, array.data.cast("B"))
             file.flush()
@@ -121,13 +122,11 @@ def _read_head(file: IO[bytes]) -> dict[str, Any]:
     start = file.read(_HEAD.size)
     if len(start) < _HEAD.size or start[:4] != MAGIC:
         raise SnapshotUnusable("it is not a snapshot of a known version")
-    length = _HEAD.unpack(start)[1]
-    if length > _MOST_JSON_BYTES:
+    _, length, checksum = _HEAD.unpack(start)
+    content = file.read(min(length, _MOST_JSON_BYTES))
+    if len(content) != length or zlib.crc32(content) != checksum:
         raise SnapshotUnusable("its head is damaged")
-    try:
-        head: dict[str, Any] = orjson.loads(file.read(length))
-    except orjson.JSONDecodeError as error:
-        raise SnapshotUnusable("its head is damaged") from error
+    head: dict[str, Any] = orjson.loads(content)
     return head
 
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 import fcntl
 import logging
 import sqlite3
-import threading
 import time
 import uuid
 from collections.abc import Iterator, Sequence
@@ -22,6 +21,7 @@ import orjson
 from numpy.typing import NDArray
 
 from app.order import DocumentOrder
+from app.shard.readers import Readers
 from schemas.errors import ShardCorrupt, StorageFull
 
 log = logging.getLogger("headrace.shard")
@@ -118,7 +118,10 @@ class Held:
 
 
 class ShardStore:
-    """One writer (`write`, one thread at a time) and any number of readers (`read`, from any thread)."""
+    """One writer (`transaction`, `held`: one thread at a time) and any number of readers (the rest, from any thread).
+
+    Reading raises sqlite3.ProgrammingError once the store is closed.
+    """
 
     def __init__(self, path: Path, epoch: str, tombstone_retention_ms: int, dtype: str = "float16") -> None:
         """Open or create the file. dtype: of the vectors, float16 or float32.
@@ -130,14 +133,12 @@ class ShardStore:
         self.dtype = np.dtype(dtype)
         path.parent.mkdir(parents=True, exist_ok=True)
         self._lock_file = _locked(path.with_suffix(".lock"))
-        self._local = threading.local()
-        self._readers: list[sqlite3.Connection] = []
-        self._readers_lock = threading.Lock()
-        self._closed = False
+        self._readers = Readers(lambda: _connect(path))
         self.writer = self._open({"format": FORMAT, "epoch": epoch, "dtype": dtype}, tombstone_retention_ms)
         stored = dict(self.writer.execute("SELECT name, value FROM meta"))
         self.progress = progress_of(stored)
         self.file_id: str = stored["file_id"]
+        self.committed_offset = self.progress.next_offset or 0
 
     @contextmanager
     def transaction(self) -> Iterator[sqlite3.Connection]:
@@ -147,6 +148,7 @@ class ShardStore:
             yield self.writer
             self._write_progress()
             self.writer.execute("COMMIT")
+            self.committed_offset = self.progress.next_offset or 0
         except BaseException:
             if self.writer.in_transaction:  # where the disk is full SQLite may have rolled back itself
                 self.writer.execute("ROLLBACK")
@@ -159,31 +161,19 @@ class ShardStore:
         ).fetchone()
         return None if row is None else Held(row[0], DocumentOrder(row[1], row[2]), bool(row[3]))
 
-    def read(self) -> sqlite3.Connection:
-        """This thread's connection for reading; it sees what is committed. Raises ProgrammingError once closed."""
-        connection: sqlite3.Connection | None = getattr(self._local, "connection", None)
-        if connection is None:
-            with self._readers_lock:
-                if self._closed:  # the file may be another's by now
-                    raise sqlite3.ProgrammingError("the shard is closed")
-                connection = self._local.connection = _connect(self.path)
-                self._readers.append(connection)
-        return connection
-
     def document(self, document_id: str) -> StoredDocument | None:
         """The row of a document, deleted or not; None if it was never seen."""
         sql = f"SELECT {_DOCUMENT} FROM documents WHERE id = ?"  # noqa: S608 - a constant
-        row = self.read().execute(sql, (document_id,)).fetchone()
+        with self._readers.reading() as connection:
+            row = connection.execute(sql, (document_id,)).fetchone()
         return None if row is None else _document(row)
 
     def chunks(self, labels: Sequence[int]) -> dict[int, tuple[StoredDocument, int, int]]:
         """label → its document and its span, for those labels that still exist; all from one state of the file."""
         marks = ",".join("?" * len(labels))
-        rows = self.read().execute(
-            f"SELECT label, first, last, {_DOCUMENT} FROM chunks JOIN documents USING (doc) "  # noqa: S608
-            f"WHERE label IN ({marks})",
-            labels,
-        )
+        sql = f"SELECT label, first, last, {_DOCUMENT} FROM chunks JOIN documents USING (doc) WHERE label IN ({marks})"  # noqa: S608
+        with self._readers.reading() as connection:
+            rows = connection.execute(sql, labels).fetchall()
         documents: dict[int, StoredDocument] = {}
         found = {}
         for label, first, last, *columns in rows:
@@ -197,24 +187,21 @@ class ShardStore:
 
         One state of the file, whatever is written meanwhile. Raises ShardCorrupt if the file is damaged.
         """
-        connection = self.read()
         try:
-            connection.execute("BEGIN")
-            progress = progress_of(dict(connection.execute("SELECT name, value FROM meta")))
-            labels = np.fromiter((row[0] for row in connection.execute("SELECT label FROM chunks")), np.int64)
-            yield progress, np.sort(labels), _chunk_rows(connection)
+            with self._readers.reading() as connection, _one_state(connection):
+                progress = progress_of(dict(connection.execute("SELECT name, value FROM meta")))
+                labels = np.fromiter((row[0] for row in connection.execute("SELECT label FROM chunks")), np.int64)
+                yield progress, np.sort(labels), _chunk_rows(connection)
         except sqlite3.ProgrammingError:  # closed meanwhile
             raise
         except sqlite3.DatabaseError as error:
             raise self.translated(error) from error
-        finally:
-            with suppress(sqlite3.Error):
-                connection.execute("ROLLBACK")
 
     def first_chunk(self, doc: int) -> tuple[StoredDocument, int, int] | None:
         """A document as it is now, with the span of its first chunk; None if it was deleted or has none."""
         sql = f"SELECT first, last, {_DOCUMENT} FROM chunks JOIN documents USING (doc) WHERE doc = ? ORDER BY label"  # noqa: S608
-        row = self.read().execute(sql, (doc,)).fetchone()
+        with self._readers.reading() as connection:
+            row = connection.execute(sql, (doc,)).fetchone()
         return None if row is None else (_document(row[2:]), row[0], row[1])
 
     def disk_bytes(self) -> int:
@@ -242,13 +229,13 @@ class ShardStore:
         row = self.writer.execute(_LAST_LABEL).fetchone()
         return row[0] if row else 0
 
+    def end_reads(self) -> None:
+        """Cut short what is being read; the store can only be closed after this."""
+        self._readers.end()
+
     def close(self) -> None:
-        """Close all connections and let go of the file."""
-        with self._readers_lock:
-            self._closed = True
-            for connection in self._readers:
-                connection.close()
-            self._readers.clear()
+        """Close all connections, once nobody reads, and let go of the file."""
+        self._readers.close()
         self.writer.close()
         self._lock_file.close()
 
@@ -279,7 +266,18 @@ _TEXT = "SELECT title, text, metadata FROM documents WHERE doc = ?"
 _DOCUMENT = "doc, id, deleted, version, source_offset, title, text, metadata, event_time_ms, indexed_time_ms, trace_id"
 
 
+@contextmanager
+def _one_state(connection: sqlite3.Connection) -> Iterator[None]:
+    connection.execute("BEGIN")
+    try:
+        yield
+    finally:
+        with suppress(sqlite3.Error):
+            connection.execute("ROLLBACK")
+
+
 def progress_of(meta: dict[str, Any]) -> Progress:
+    """From the rows of the table `meta`."""
     return Progress(**{name: meta[name] for name in _PROGRESS if name in meta})
 
 

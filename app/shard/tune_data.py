@@ -18,7 +18,7 @@ from app.settings import Settings
 from app.shard.generation import NEVER, Rows
 from app.shard.graph import Graph
 from app.shard.index import HnswIndex
-from app.shard.load import check_facts, check_points, deletion_marks
+from app.shard.load import check_facts, make_graph
 from app.shard.memory import available_bytes
 from app.shard.snapshot import SnapshotFacts, SnapshotUnusable, read_snapshot
 from app.shard.store import DAMAGE, FORMAT, Progress, progress_of
@@ -201,11 +201,9 @@ def _live_graph(
     check_facts(facts, wanted, progress)
     if "row_labels" not in state:
         raise SnapshotUnusable("it is of an older version")
-    rows = _numbered(read, state.pop("row_labels"))
-    gone = check_points(state, rows)
-    graph = Graph.from_state(state, facts.ef_construction)
-    graph.dead = int(deletion_marks(state).sum())
-    graph.remove(gone)
+    labels = state.pop("row_labels")
+    rows = _numbered(read, labels)
+    graph = make_graph(state, rows, len(labels), facts.ef_construction)
     _add(graph, rows, np.flatnonzero(~rows.in_graph & (rows.died == NEVER)), tell)
     return TunedGraph(facts.m, facts.ef_construction, _searchable(graph, rows), None)
 

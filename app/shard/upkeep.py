@@ -87,7 +87,7 @@ class Upkeep:
 
     def loaded(self, facts: SnapshotFacts, index: HnswIndex) -> None:
         """The graph came from this snapshot."""
-        self._saved = _changes(index)
+        self._saved = index.generation.graph.changes
         self._status = replace(self._status, snapshot_chunks=facts.points, snapshot_ms=facts.written_ms)
 
     def run(self, index: HnswIndex, facts: Callable[[], SnapshotFacts]) -> None:
@@ -122,7 +122,7 @@ class Upkeep:
             if self._quiet and ratio > _QUIET_DEAD_RATIO:
                 return f"{ratio:.0%} of its points are dead, and there is time"
         value, target = self.recall.value, self._settings.recall_target
-        changed = _changes(index) - self._built > _CHANGED_RATIO * graph.count
+        changed = graph.changes - self._built > _CHANGED_RATIO * graph.count
         if value is not None and value < target and self.recall.samples >= _LEAST_SAMPLES and changed:
             return f"recall@10 is {value:.3f}, the target {target}"
         return None
@@ -146,21 +146,27 @@ class Upkeep:
             self._rebuild = None
         if swapped:
             spent_s = time.perf_counter() - started
-            self._built, self._saved = _changes(index), 0
+            self._built, self._saved = index.generation.graph.changes, 0
             self._status = replace(self._status, rebuild_reason=reason, rebuild_seconds=round(spent_s, 3))
             self.recall.forget()
             give_back()
-            log.info("%s: graph of %d points rebuilt in %.1f s", self._name, self._built, spent_s)
+            log.info("%s: graph of %d points built anew in %.1f s", self._name, index.generation.graph.count, spent_s)
 
     def _snapshot_due(self, index: HnswIndex) -> bool:
-        unsaved = abs(_changes(index) - self._saved)
+        unsaved = abs(index.generation.graph.changes - self._saved)
         enough = max(_SNAPSHOT_POINTS, _SNAPSHOT_RATIO * index.generation.graph.count)
         return unsaved >= enough or (self._quiet and unsaved >= _QUIET_SNAPSHOT_POINTS)
 
     def _run_snapshot(self, index: HnswIndex, facts: SnapshotFacts) -> None:
+        needed = index.generation.graph.memory_bytes
+        left = available_bytes()
+        if left is not None and left - needed < self._settings.memory_reserve_mb * 2**20:
+            log.warning("%s: no snapshot is written: it needs %d MiB of memory", self._name, needed >> 20)
+            self._next["snapshot"] = time.monotonic() + _AGAIN_S
+            return
         with index.changing:  # queries go on
             generation = index.generation
-            saved, points = _changes(index), generation.graph.count
+            saved, points = generation.graph.changes, generation.graph.count
             state, held_s = generation.graph.state()
             state["row_labels"] = generation.rows.label[: generation.start].copy()
         started = time.perf_counter()
@@ -176,8 +182,3 @@ class Upkeep:
             "%s: snapshot of %d points, %d MiB, in %.1f s (queries waited for %.0f ms of it)",
             *(self._name, points, size >> 20, time.perf_counter() - started, held_s * 1000),
         )
-
-
-def _changes(index: HnswIndex) -> int:
-    graph = index.generation.graph
-    return graph.count + graph.dead

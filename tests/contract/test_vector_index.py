@@ -193,8 +193,8 @@ def test_the_graph_takes_the_buffer_a_slice_at_a_time() -> None:
 
 def test_who_publishes_waits_while_the_buffer_is_full_and_until_the_graph_has_kept_up() -> None:
     index = hnsw(limit=10)
-    index.publish(range(5, 44), range(39), random_units(39, 1), [])
-    assert index.make_room(39, 0.0)
+    index.publish(range(5, 24), range(19), random_units(19, 1), [])
+    assert index.make_room(19, 0.0)
     index.publish([44], [39], random_units(1, 2), [])
     assert not index.make_room(1, 0.0)
     index.absorb()

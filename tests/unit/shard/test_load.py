@@ -125,7 +125,7 @@ def test_a_search_of_a_shard_that_loads_is_refused_and_a_document_is_told(
         for text in (None, "title"):
             with pytest.raises(NotServing, match="shard 0 is loading"):
                 shard.search(VECTORS[0], 3, None, None, text)
-        assert (shard.status().state, shard.ready, shard.stored_documents) == ("loading", False, 20)
+        assert (shard.status().state, shard.ready, shard.stored_bytes > 4096) == ("loading", False, True)
         stored = shard.document("d3")
         assert stored is not None
         assert stored.metadata == {"n": 3}
@@ -144,7 +144,7 @@ def shards(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Shards]:
     made.acquire({0})
     made.open[0].apply([document(n, f"d{n}", vector) for n, vector in enumerate(VECTORS)])
     made.release({0})
-    monkeypatch.setattr("app.shard.shards._SMALL_DOCUMENTS", 20)
+    monkeypatch.setattr("app.shard.shards._SMALL_BYTES", 2**15)
     yield made
     made.close()
 

@@ -77,7 +77,7 @@ def test_words_can_be_found_in_all_shards_a_moment_later(shards: Shards) -> None
 def test_a_shard_is_given_back_while_another_one_is_rebuilt_for_minutes(
     shards: Shards, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("app.shard.shards._SMALL_DOCUMENTS", 0)
+    monkeypatch.setattr("app.shard.shards._SMALL_BYTES", -1)
     shards.acquire({0, 1})
     inside, end = threading.Event(), threading.Event()
 

@@ -96,8 +96,8 @@ def assert_set_aside(folder: Path, right: Any, caplog: pytest.LogCaptureFixture,
 def sections(content: bytes) -> list[int]:
     """Where each part of a snapshot ends: magic and length, head, sections."""
     (length,) = struct.unpack_from("<I", content, 4)
-    ends = [8, 8 + length]
-    for section in orjson.loads(content[8 : 8 + length])["sections"]:
+    ends = [12, 12 + length]
+    for section in orjson.loads(content[12 : 12 + length])["sections"]:
         ends.append(ends[-1] + section["bytes"])
     return ends
 
@@ -178,17 +178,20 @@ def test_a_snapshot_with_something_behind_it_is_set_aside(
 @settings(max_examples=60, deadline=None)
 @given(place=st.floats(0, 1, exclude_max=True), bit=st.integers(0, 7))
 @example(place=0.0, bit=0)
-def test_one_flipped_bit_behind_the_head_is_noticed(filled: tuple[Path, Any], place: float, bit: int) -> None:
+@example(place=0.01, bit=5)
+@example(place=0.999, bit=7)
+def test_one_flipped_bit_anywhere_is_noticed(filled: tuple[Path, Any], place: float, bit: int) -> None:
     content = bytearray((filled[0] / GRAPH).read_bytes())
-    start = sections(bytes(content))[1]
-    content[start + int(place * (len(content) - start))] ^= 1 << bit
+    content[int(place * len(content))] ^= 1 << bit
     damaged = filled[0] / "damaged"
     damaged.write_bytes(content)
-    with pytest.raises(module.SnapshotUnusable, match="the checksum of"):
+    with pytest.raises(module.SnapshotUnusable):
         module.read_snapshot(damaged)
 
 
-@pytest.mark.parametrize("content", [b"", b"HRG0", b"HRG2" + bytes(100), b"HRG1\xff\xff\xff\xff", b"HRG1\2\0\0\0{}"])
+@pytest.mark.parametrize(
+    "content", [b"", b"HRG0", b"HRG2" + bytes(100), b"HRG1" + b"\xff" * 8, b"HRG1\2" + bytes(7) + b"{}"]
+)
 def test_a_file_that_is_no_snapshot_of_this_version_is_set_aside(
     folder: Path, right: Any, caplog: pytest.LogCaptureFixture, content: bytes
 ) -> None:

@@ -22,7 +22,9 @@ from app.event import Event
 from app.shard.rebuild import Rebuild
 from app.shard.shard import Shard
 from app.shard.shards import Shards
+from schemas.errors import NotServing
 from schemas.filters import parse_filter
+from tests.services_local import eventually
 from tests.unit.shard.parts import delete, document, open_shard, random_units, shard_settings, unit
 from tests.unit.shard.test_snapshot import save
 
@@ -245,29 +247,34 @@ def run(story: Story, seconds: float, **steps: Callable[[int], object]) -> None:
     story.check_what_is_left()
 
 
-def test_shards_are_taken_and_given_back_beside_searches(tmp_path: Path) -> None:
-    """A search of a shard that is closed in the meantime may fail, but only so that its caller can tell."""
+def test_shards_are_taken_and_given_back_beside_searches(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A search of a shard that is closed or loaded in the meantime may fail, but only so that its caller can tell."""
+    monkeypatch.setattr("app.shard.shards._SMALL_BYTES", 2**15)  # others are loaded in the background
     shards = Shards(shard_settings(tmp_path, write_buffer_rows=4), "epoch")
     shards.acquire({0, 1})
     for partition in (0, 1):
         shards.open[partition].apply([document(n, f"d{n}", vector) for n, vector in enumerate(random_units(40, 3))])
-    closed = [0]
+    eventually(lambda: all(shard.progress(by_words=True).next_offset == 40 for shard in shards.open.values()))
+    failed: set[int] = set()
 
-    def rebalance(_: int) -> None:
+    def rebalance(number: int) -> None:
         shards.release({0})
         shards.acquire({0})
+        shards.open[0].apply([document(40 + number, f"d{number % 40}", TARGET)])
 
     def search(_: int) -> None:
         for shard in shards.open.values():
             try:
                 assert len(shard.search(TARGET, 5, None, "m")) == 5
-            except sqlite3.ProgrammingError:
-                closed[0] += 1
-                assert shard.partition == 0
+                assert len(shard.search(TARGET, 5, None, "m", "title")) >= 5
+            except (sqlite3.ProgrammingError, NotServing):
+                failed.add(shard.partition)
 
     threads = Threads()
     with threads.running(rebalance=rebalance, search=search, search_again=search):
         threads.stop.wait(SECONDS / 2)
     assert all(rounds > 5 for rounds in threads.rounds.values()), threads.rounds
     assert set(shards.open) == {0, 1}
+    assert failed <= {0}
+    assert (shards.failed, shards.trouble) == (None, None)
     shards.close()

@@ -87,7 +87,7 @@ def test_what_came_and_went_since_the_snapshot_is_in_the_measured_graph_and_gone
         more = random_units(50, seed=3)
         owner.apply([document(300 + n, f"e{n}", more[n]) for n in range(50)])
         owner.apply([delete(400 + n, f"d{n}") for n in range(30)])
-        owner.apply([document(500, "d299", more[0])])
+        owner.apply([document(500, "d299", -more[0])])
         shard = read(tmp_path)
         live = shard.live
         assert live is not None

@@ -187,7 +187,7 @@ def test_a_snapshot_is_written_again_only_for_what_has_come_or_gone_since(
     shard = shard_of(tmp_path, 100)
     maintain(shard)
     written = (tmp_path / "shard-0.graph").stat().st_ino
-    shard.apply([document(1000 + n, f"n{n}", VECTORS[n]) for n in range(49)])
+    shard.apply([document(1000 + n, f"n{n}", -VECTORS[n]) for n in range(49)])
     drain(shard)
     maintain(shard)
     assert (tmp_path / "shard-0.graph").stat().st_ino == written
