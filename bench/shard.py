@@ -25,7 +25,7 @@ from app.shard.memory import limit_arenas
 from bench.meters import quantiles
 from bench.report import Report, Table, Target
 from bench.shard_load import ShardLoad
-from bench.vectors import BenchVectors, bench_vectors
+from bench.vectors import BenchVectors, bench_vectors, mixed
 from consumers.index.command import SWITCH_INTERVAL_S
 from schemas.errors import HeadraceError
 from schemas.filters import parse_filter
@@ -34,23 +34,30 @@ K = 10
 _ROUNDS = 3  # of the quiet searches, taken in turns
 _BESIDE_S = 20.0
 _CHURNS = 3
+_LEAST_TAIL = 20_000
+_MOST_BUILT_ANEW = 200_000  # of a restart without a snapshot: minutes
 _BLOCK = 8192
 _FILTERS = (("half", 50.0), ("tenth", 10.0), ("hundredth", 1.0), ("thousandth", 0.1))
 
 
 @click.command()
 @click.option("--chunks", default=100_000, show_default=True, type=click.IntRange(1000, 1_000_000))
+@click.option(
+    "--embedded", type=click.IntRange(1000), help="So many of them are embedded text, the rest mixtures of two; all."
+)
 @click.option("--queries", default=1000, show_default=True, type=click.IntRange(50, 2000))
 @click.option("--churn/--no-churn", default=True, help="Three rounds that replace a third each, then everything anew.")
 @click.option("--name", default="shard", show_default=True, help="Of the files in bench/results.")
-def shard(chunks: int, queries: int, churn: bool, name: str) -> None:
+def shard(chunks: int, embedded: int | None, queries: int, churn: bool, name: str) -> None:
     """Measure one shard in this process, with real text that was embedded once (see bench.vectors)."""
     _like_the_worker()
     console = Console()
     report = Report(name, f"One shard of {chunks:,} chunks, beside bare hnswlib", "make bench-shard", sys.argv[1:])
     folder = Path(tempfile.mkdtemp(prefix="bench-shard-"))
     try:
-        data = bench_vectors(chunks, console)
+        data = mixed(bench_vectors(min(chunks, embedded or chunks), console), chunks)
+        if embedded is not None and embedded < chunks:
+            report.notes.append(f"{embedded:,} chunks are embedded text, the others mixtures of two of them.")
         report.noise = type(report.noise)()  # embedding is over
         run = ShardRun(data, data.queries[:queries], console, report, folder)
         run.measure(churn=churn)
@@ -95,16 +102,29 @@ class ShardRun:
         graph = hnswlib.Index(space="ip", dim=vectors.shape[1])
         graph.init_index(len(vectors), M=settings.hnsw_m, ef_construction=settings.hnsw_ef_construction)
         began = time.perf_counter()
-        for at in range(0, len(vectors), _BLOCK):
-            graph.add_items(vectors[at : at + _BLOCK], np.arange(at, min(at + _BLOCK, len(vectors))), num_threads=1)
-        rate = len(vectors) / (time.perf_counter() - began)
+        for at in range(0, self._bulk, _BLOCK):
+            rows = np.arange(at, min(at + _BLOCK, self._bulk))
+            graph.add_items(vectors[rows], rows, num_threads=2)
+        self.console.step(f"bare hnswlib: {self._bulk / (time.perf_counter() - began):,.0f} inserts/s with two threads")
+        began = time.perf_counter()
+        rows = np.arange(self._bulk, len(vectors))
+        graph.add_items(vectors[rows], rows, num_threads=1)
+        rate = len(rows) / (time.perf_counter() - began)
         graph.set_ef(settings.hnsw_ef_search)
-        self.console.step(f"bare hnswlib: {rate:,.0f} inserts/s with one thread")
+        self.console.step(f"  {rate:,.0f} inserts/s with one thread, the last {len(rows):,}")
         return graph, rate
+
+    @property
+    def _bulk(self) -> int:
+        """So many are put in first; rates are those of the rest, when the graph is large."""
+        count = len(self.data.vectors)
+        return count - min(count // 2, max(_LEAST_TAIL, count // 20))
 
     def _fill(self, load: ShardLoad, bare_rate: float) -> float:
         self.console.step("filling the shard")
-        rate = load.fill(range(len(self.data.vectors)))
+        bulk = range(self._bulk)
+        self.console.step(f"  {load.fill(bulk):,.0f} chunks/s for the first {len(bulk):,}")
+        rate = load.fill(range(self._bulk, len(self.data.vectors)))
         self.console.step(f"  {rate:,.0f} chunks/s, {rate / bare_rate:.0%} of bare hnswlib")
         self.report.figures |= {"inserts_per_second": rate, "bare_inserts_per_second": bare_rate}
         self.report.targets.append(
@@ -215,7 +235,8 @@ class ShardRun:
 
     def _restart(self) -> None:
         rows: list[list[object]] = []
-        for what in ("with the snapshot", "without"):
+        small = len(self.data.vectors) <= _MOST_BUILT_ANEW
+        for what in ("with the snapshot", "without")[: 1 + small]:
             if what == "without":
                 for file in (self.folder / "grown").rglob("*.graph"):
                     file.unlink()

@@ -99,6 +99,42 @@ class BenchVectors:
     queries: NDArray[np.float32]
 
 
+class MixedTexts(Sequence[str]):
+    """The texts, and for each mixture the text of its first half."""
+
+    def __init__(self, texts: Sequence[str], first: NDArray[np.int64]) -> None:
+        self._texts = texts
+        self._first = first
+
+    def __len__(self) -> int:
+        return len(self._texts) + len(self._first)
+
+    @overload
+    def __getitem__(self, at: int) -> str: ...
+    @overload
+    def __getitem__(self, at: slice) -> list[str]: ...
+    def __getitem__(self, at: int | slice) -> str | list[str]:
+        if isinstance(at, slice):
+            return [self[number] for number in range(*at.indices(len(self)))]
+        return self._texts[at if at < len(self._texts) else int(self._first[at - len(self._texts)])]
+
+
+def mixed(data: BenchVectors, count: int) -> BenchVectors:
+    """As many as are asked for: beyond the embedded ones, 0.8 of one and 0.6 of another, scaled to unit length.
+
+    They fill a space as real text does, and are not real text: recall among them is another one.
+    """
+    pairs = np.random.default_rng(SEED).integers(0, len(data.vectors), (2, count - len(data.vectors)))
+    vectors = np.empty((count, data.vectors.shape[1]), np.float16)
+    vectors[: len(data.vectors)] = data.vectors
+    for at in range(0, pairs.shape[1], BLOCK_ROWS):
+        first, second = pairs[:, at : at + BLOCK_ROWS]
+        block = 0.8 * data.vectors[first].astype(np.float32) + 0.6 * data.vectors[second].astype(np.float32)
+        block /= np.linalg.norm(block, axis=1, keepdims=True)
+        vectors[len(data.vectors) + at :][: len(first)] = block
+    return BenchVectors(data.folder, MixedTexts(data.texts, pairs[0]), vectors, data.queries)
+
+
 def bench_vectors(count: int, console: Console) -> BenchVectors:
     """The first `count` pieces of a fixed, mixed order; any beginning of it is a fair sample of the whole.
 

@@ -72,7 +72,12 @@ async def _run(settings: Settings, stop: asyncio.Event) -> None:
     worker = IndexWorker(settings, app, topics.epoch, registry, traces, kafka, metrics, url)
 
     def describe() -> dict[str, Any]:
-        return {"url": url, "collection": settings.collection, "replica": settings.replica, "partitions": topics.partitions}
+        return {
+            "url": url,
+            "collection": settings.collection,
+            "replica": settings.replica,
+            "partitions": topics.partitions,
+        }
 
     server = ShardServer(worker.shards, worker.recent, describe, lambda: worker.paused, metrics)
     application = web.Application(client_max_size=settings.max_request_bytes)
