@@ -1,7 +1,7 @@
 # `make demo` and `make test` do all of their own set-up and are quick the second time. See docs/running.md.
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check lint clean
+.PHONY: help demo test check lint soak clean
 
 # Arguments for `headrace demo`, e.g. make demo ARGS="--documents 5000 --port 9000"
 ARGS ?=
@@ -28,6 +28,12 @@ lint:  ## format, lint and types only
 	@$(BIN)/ruff format --check --quiet .
 	@$(BIN)/ruff check --quiet .
 	@$(BIN)/mypy
+
+# Seconds for `make soak`
+SOAK_S ?= 600
+soak:  ## a shard under every kind of thread for ten minutes, or SOAK_S=… seconds
+	@deploy/setup.sh test
+	@HEADRACE_SOAK_S=$(SOAK_S) exec $(BIN)/pytest tests/unit/shard/test_threads.py -k for_as_long
 
 clean:  ## remove environments, caches and local data (not the jars in ~/.cache/headrace)
 	rm -rf .venv .venv-full .cache .headrace .pytest_cache .mypy_cache .ruff_cache .hypothesis build dist *.egg-info

@@ -59,6 +59,28 @@ def test_the_nearest_document_comes_first(stack: Stack) -> None:
     assert found.index(near) < found.index(far)
 
 
+def test_a_word_is_found_by_itself_however_it_is_inflected_and_its_own_write_is_waited_for(stack: Stack) -> None:
+    word = unique("zyzzyva")  # no model knows what it means
+    other = stack.publish(unique("doc"), "Weevils of the tropics are small.")
+    position = stack.publish(word, f"The {word} was digging tunnels under the {word}.")
+
+    by_words = stack.search(f'"{word}" tunnel', [position, other], mode="keyword")
+    both_ways = stack.search(f"{word} tunnels", [position, other])
+
+    assert [hit["id"] for hit in by_words["hits"]] == [word]
+    (hit,) = by_words["hits"]
+    assert (hit["vector_score"], hit["keyword_score"] > 0) == (None, True)
+    marked = {hit["text"][span["start"] : span["end"]] for span in hit["highlights"]}
+    assert "tunnels" in marked
+    assert (by_words["mode"], both_ways["mode"], both_ways["hits"][0]["id"]) == ("keyword", "hybrid", word)
+
+
+@pytest.mark.parametrize("query", ['"', '"unbalanced', "(((", "a:b AND", "-", "*", "-only", "\\", "🙂", "'; DROP"])
+def test_no_text_is_a_syntax_error(stack: Stack, query: str) -> None:
+    for mode in ("keyword", "hybrid"):
+        assert isinstance(stack.search(query, mode=mode)["hits"], list)
+
+
 def test_an_answer_says_how_fresh_each_shard_is(stack: Stack) -> None:
     position = stack.publish(unique("doc"), "How fresh is this?")
 
@@ -325,12 +347,12 @@ def test_an_answer_is_no_older_than_asked_for(stack: Stack) -> None:
         (b"", "JSON"),
         (b"{not json", "JSON"),
         (b"[]", "object"),
-        ({}, "give either 'query' (text) or 'vector'"),
+        ({}, "give 'query' (text), 'vector', or both"),
         ({"query": ""}, "'query' is empty"),
         ({"query": " \n"}, "'query' is empty"),
         ({"query": "x" * 10_001}, "query"),
         ({"query": 5}, "query"),
-        ({"query": "x", "vector": [1.0]}, "give either 'query' (text) or 'vector'"),
+        ({"query": "x", "vector": [1.0]}, "vector: has 1 dimensions, the index has 384"),
         ({"vector": [1.0, 2.0]}, "vector: has 2 dimensions, the index has 384"),
         ({"vector": [0.0] * 384}, "vector: must have at least one number other than 0"),
         ({"query": "x", "k": 0}, "k: "),

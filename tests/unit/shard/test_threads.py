@@ -235,7 +235,9 @@ def maintained(story: Story) -> dict[str, Callable[[int], object]]:
         "search": story.search,
         "filtered": story.search_filtered,
         "words": story.search_words,
+        "words_filtered": story.search_words_filtered,
         "both": story.search_both_ways,
+        "tell": story.tell,
     }
 
 
