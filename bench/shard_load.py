@@ -87,16 +87,22 @@ class ShardLoad:
             time.sleep(_POLL_S)
 
     @contextmanager
-    def updates(self, living: Sequence[int], seed: int = 1) -> Iterator[list[int]]:
-        """Beside the block: documents updated as fast as they are taken, by the vector of another; counts them."""
+    def updates(self, count: int, per_second: float | None = None) -> Iterator[list[int]]:
+        """Beside the block documents 0 to count - 1 are updated, by the vector of another; counts them.
+
+        per_second: None for as fast as they are taken.
+        """
         stop, done = threading.Event(), [0]
 
         def update() -> None:
-            shuffle = np.random.default_rng(seed)
+            shuffle = np.random.default_rng(1)
+            size, began = 32 if per_second is None else 4, time.monotonic()
             while not stop.is_set():
-                numbers = np.unique(shuffle.choice(living, 32)).tolist()
-                self.upsert(numbers, shuffle.choice(living, len(numbers)).tolist())
+                numbers = np.unique(shuffle.integers(0, count, size)).tolist()
+                self.upsert(numbers, shuffle.integers(0, count, len(numbers)).tolist())
                 done[0] += len(numbers)
+                if per_second is not None:
+                    stop.wait(max(0.0, began + done[0] / per_second - time.monotonic()))
 
         thread = threading.Thread(target=update, name="updates")
         thread.start()

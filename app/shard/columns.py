@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Sequence
-from operator import ge, gt, le, lt
+from operator import eq, ge, gt, le, lt
 from typing import Any
 
 import numpy as np
@@ -186,7 +186,9 @@ class Columns:
             code = column.codes.get(value, -1) if isinstance(column, TextColumn) else -1
             self._mark(name, "text", lambda codes: codes == code, mask)
         else:
-            self._compare_numbers(name, ">=", value, mask, and_also=("<=", value))
+            for kind, equal in (("int", _as_int(value)), ("float", _to_float(value))):
+                if equal == value:  # else no number of that kind is
+                    self._mark(name, kind, _test(eq, equal), mask)
 
     def _compare(self, name: str, operator: str, bound: str | int | float, mask: Mask) -> None:
         if not isinstance(bound, str):
@@ -198,24 +200,10 @@ class Columns:
             fits = np.fromiter((_COMPARE[operator](text, bound) for text in tuple(column.codes)), np.bool_)
             self._mark(name, "text", lambda codes: fits[codes], mask)
 
-    def _compare_numbers(
-        self,
-        name: str,
-        operator: str,
-        bound: int | float,
-        mask: Mask,
-        and_also: tuple[str, int | float] | None = None,
-    ) -> None:
+    def _compare_numbers(self, name: str, operator: str, bound: int | float, mask: Mask) -> None:
         for kind in ("int", "float"):
-            tests = [_exact(kind, *test) for test in ((operator, bound), and_also) if test is not None]
-
-            def holds(values: NDArray[Any], tests: list[tuple[str, int | float]] = tests) -> Mask:
-                fits = np.ones(len(values), np.bool_)
-                for own_operator, own_bound in tests:
-                    fits &= _COMPARE[own_operator](values, own_bound)
-                return fits
-
-            self._mark(name, kind, holds, mask)
+            own_operator, own_bound = _exact(kind, operator, bound)
+            self._mark(name, kind, _test(_COMPARE[own_operator], own_bound), mask)
 
 
 def kind_of(value: Scalar) -> str:
@@ -282,6 +270,16 @@ def _exact(kind: str, operator: str, bound: int | float) -> tuple[str, int | flo
     if rounded < bound:
         return {"<": "<=", ">=": ">"}.get(operator, operator), rounded
     return operator, rounded
+
+
+def _test(compare: Callable[[Any, Any], Any], bound: int | float | None) -> Callable[[NDArray[Any]], Mask]:
+    return lambda values: np.asarray(compare(values, bound), np.bool_)
+
+
+def _as_int(number: int | float) -> int | None:
+    """The same number as an integer of 64 bits; None if it is none."""
+    whole = int(number) if isinstance(number, int) or (math.isfinite(number) and number.is_integer()) else None
+    return whole if whole is not None and _INT64.min <= whole <= _INT64.max else None
 
 
 def _to_float(number: int | float) -> float:

@@ -10,7 +10,6 @@ from numpy.typing import NDArray
 
 from app.shard.columns import Columns
 from app.shard.graph import Graph
-from schemas.filters import Filter
 
 NEVER = np.iinfo(np.int64).max
 MOST_OTHERS = 2  # further chunks of a document that an answer shows
@@ -103,10 +102,6 @@ class Generation:
     def rows_of(self, labels: NDArray[np.int64]) -> NDArray[np.int64]:
         """The row of each label, all of which must be known."""
         return np.searchsorted(self.rows.label[: self.end], labels)
-
-    def matching(self, parsed: Filter) -> NDArray[np.int64]:
-        """The rows that are there and that a filter lets through, ascending."""
-        return np.flatnonzero(self.alive & self.rows.columns.mask(parsed, self.end))
 
     def best(self, rows: NDArray[np.int64], scores: NDArray[np.float32], k: int) -> list[Ranked]:
         """The k best documents by their best chunk, best first; equal scores by label.

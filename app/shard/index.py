@@ -245,11 +245,13 @@ class HnswIndex:
     def _search_matching(self, query: NDArray[np.float32], k: int, parsed: Filter) -> list[Ranked]:
         """Whichever is cheaper: scan what is allowed, or ask the graph for so much more that k of it are."""
         generation = self._generation
-        allowed = generation.matching(parsed)
+        mask = generation.rows.columns.mask(parsed, generation.end)
+        allowed = np.flatnonzero(generation.alive & mask)
         wanted = int((2 * k + 8) * _OVERSAMPLING * generation.chunks / max(1, len(allowed)))
         while _EXACT_ROW_US * len(allowed) > _GRAPH_RESULT_US * wanted:
             asked, rows, scores = self._ask_graph(query, wanted)
-            mask = asked.rows.columns.mask(parsed, asked.end)
+            if asked.end != generation.end or asked.graph is not generation.graph:  # else its rows are the same
+                mask = asked.rows.columns.mask(parsed, asked.end)
             found = self._with_buffer(asked, query, k, rows, scores, mask)
             if len(found) >= k:
                 return found
