@@ -23,6 +23,7 @@ from schemas.vector_record import VectorRecord, encode_vector_record
 _EPOCH = "bench"
 _SETTLED_DEAD_RATIO = 0.05
 _SETTLE_S = 900.0
+_SNAPSHOT_S = 5.0
 _POLL_S = 0.2
 
 
@@ -73,10 +74,12 @@ class ShardLoad:
             self.delete(numbers[part])
 
     def settle(self) -> float:
-        """Wait until the graph holds everything and hardly anything that is dead; returns seconds."""
+        """Wait until the graph holds everything and hardly anything that is dead, and is saved; returns seconds."""
         began = time.perf_counter()
         self.wait(lambda s: s.buffered == 0 and s.graph_dead_ratio < _SETTLED_DEAD_RATIO and not s.rebuilding)
-        return time.perf_counter() - began
+        settled_s = time.perf_counter() - began
+        time.sleep(_SNAPSHOT_S)  # a snapshot that is being written is a copy of the graph in memory
+        return settled_s
 
     def wait(self, reached: Any) -> None:
         """Until the status is so."""
