@@ -9,6 +9,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -153,27 +154,31 @@ class ShardRun:
         quiet = {name: quantiles(values) for name, values in took.items()}
         for name in ways:
             self._row(name, "nothing", quiet[name], _recall(found[name], truth))
+        spaced = self._beside(load, ways["index"], "index", 0.0)
         beside = self._beside(load, ways["index"], "index")
         whole = self._beside(load, ways["shard, with rows and texts"], "shard, with rows and texts")
         gentle = self._beside(load, ways["index"], "index", _MODEL_RATE)
         cost = quiet["index"]["p50"] / quiet["bare hnswlib"]["p50"]
-        tail = beside["p99"] / quiet["index"]["p99"]
+        tail = beside["p99"] / spaced["p99"]
         self.report.figures |= {
             "quiet_ms": quiet,
-            "beside_ms": {"index": beside, "shard": whole, "index, gentle": gentle},
+            "beside_ms": {"nothing": spaced, "index": beside, "shard": whole, "index, gentle": gentle},
         }
         self.report.targets += [
             Target(
                 "quiet search of the index against bare hnswlib, p50", "within 15 %", f"{cost - 1:+.0%}", cost <= 1.15
             ),
             Target(
-                "p99 of the index under full ingest against quiet", "at most 3 times", f"{tail:.1f} times", tail <= 3
+                "p99 of the index under full ingest against none, queries 2 ms apart",
+                "at most 3 times",
+                f"{tail:.1f} times",
+                tail <= 3,
             ),
             Target(
                 f"the same beside {_MODEL_RATE:.0f} updates/s, as many as the model embeds on such a machine",
                 "at most 3 times",
-                f"{gentle['p99'] / quiet['index']['p99']:.1f} times",
-                gentle["p99"] <= 3 * quiet["index"]["p99"],
+                f"{gentle['p99'] / spaced['p99']:.1f} times",
+                gentle["p99"] <= 3 * spaced["p99"],
             ),
         ]
         columns = ("search", "beside", "p50 ms", "p95 ms", "p99 ms", "max ms", "recall@10", "updates/s")
@@ -192,7 +197,8 @@ class ShardRun:
         per_second: float | None = None,
     ) -> dict[str, float]:
         took = []
-        with load.updates(len(self.data.vectors), per_second) as done:
+        quiet = per_second == 0
+        with nullcontext([0]) if quiet else load.updates(len(self.data.vectors), per_second) as done:
             time.sleep(2)
             before, began = done[0], time.perf_counter()
             while time.perf_counter() - began < _BESIDE_S:
@@ -205,7 +211,7 @@ class ShardRun:
                         break
             rate = (done[0] - before) / (time.perf_counter() - began)
         spread = quantiles(took)
-        self._row(name, "updates", spread, None, rate)
+        self._row(name, "nothing, 2 ms between two" if quiet else "updates", spread, None, rate)
         return spread
 
     def _row(

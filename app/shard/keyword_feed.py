@@ -33,7 +33,7 @@ class KeywordFeed:
         self.index = KeywordIndex(stemmer)
         self._lock = threading.Lock()
         self._pending: list[Change] = []
-        self._closed = False
+        self._closed = self._unfinished = False
         self._newest = self.view = KeywordView(Progress(), 0)
 
     def load(self, chunks: Iterable[Chunk]) -> None:
@@ -53,8 +53,10 @@ class KeywordFeed:
             count, newest = len(self._pending), self._newest
         if not count and newest == self.view._replace(searcher=None):
             return False
+        again, self._unfinished = self._unfinished, True
         for change in self._pending[:count]:
-            self.index.remove(change.labels)  # there only if this failed half-way before
+            if again:  # the last time this failed half-way
+                self.index.remove(change.labels)
             chunks = zip(change.labels, change.docs, change.texts, strict=True)
             self.index.add((label, doc, title, text) for label, doc, (title, text) in chunks)
             self.index.remove(change.removed)
@@ -62,6 +64,7 @@ class KeywordFeed:
         self.view = newest._replace(searcher=self.index.searcher)
         with self._lock:
             del self._pending[:count]
+        self._unfinished = False
         return True
 
     def close(self) -> None:
