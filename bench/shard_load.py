@@ -24,6 +24,7 @@ _EPOCH = "bench"
 _SETTLED_DEAD_RATIO = 0.05
 _SETTLE_S = 900.0
 _SNAPSHOT_S = 5.0
+_NEW_VECTORS = 60_000
 _POLL_S = 0.2
 
 
@@ -33,12 +34,19 @@ def metadata(number: int) -> dict[str, Any]:
 
 
 class ShardLoad:
-    """One shard. Document n has vectors[i] and is called `n`; each record is the next offset."""
+    """One shard. Document n has vectors[i] and is called `n`; each record is the next offset.
+
+    Vectors beyond the last are new ones, each near one of them: equal vectors would share a point of the graph, and
+    cost nothing.
+    """
 
     def __init__(self, folder: Path, texts: Sequence[str], vectors: NDArray[np.float16], **changed: Any) -> None:
         self.settings: Settings = load_settings(data_dir=folder, redis_url="", **changed)
         self._texts = texts
         self._vectors = vectors
+        pairs = np.random.default_rng(2).integers(0, len(vectors), (2, _NEW_VECTORS))
+        new = 0.9 * vectors[pairs[0]].astype(np.float32) + 0.44 * vectors[pairs[1]].astype(np.float32)
+        self._new = (new / np.linalg.norm(new, axis=1, keepdims=True)).astype(np.float16)
         self.offset = 0
         self.shards = Shards(self.settings, _EPOCH)
         self.shards.acquire({0})
@@ -91,7 +99,7 @@ class ShardLoad:
 
     @contextmanager
     def updates(self, count: int, per_second: float | None = None) -> Iterator[list[int]]:
-        """Beside the block documents 0 to count - 1 are updated, by the vector of another; counts them.
+        """Beside the block documents 0 to count - 1 are updated, by new vectors; counts them.
 
         per_second: None for as fast as they are taken.
         """
@@ -102,7 +110,7 @@ class ShardLoad:
             size, began = 32 if per_second is None else 4, time.monotonic()
             while not stop.is_set():
                 numbers = np.unique(shuffle.integers(0, count, size)).tolist()
-                self.upsert(numbers, shuffle.integers(0, count, len(numbers)).tolist())
+                self.upsert(numbers, range(count + done[0], count + done[0] + len(numbers)))
                 done[0] += len(numbers)
                 if per_second is not None:
                     stop.wait(max(0.0, began + done[0] / per_second - time.monotonic()))
@@ -124,15 +132,19 @@ class ShardLoad:
         self.shards.close()
 
     def _record(self, number: int, at: int) -> Event:
+        vectors, row = (
+            (self._vectors, at) if at < len(self._vectors) else (self._new, (at - len(self._vectors)) % _NEW_VECTORS)
+        )
+        text = self._texts[at % len(self._vectors)]
         record = VectorRecord(
             id=str(number),
-            text=self._texts[at],
+            text=text,
             title=None,
             metadata=metadata(number),
             content_hash=bytes(16),
             fingerprint="bench",
-            spans=((0, len(self._texts[at])),),
-            vectors=self._vectors[at : at + 1],
+            spans=((0, len(text)),),
+            vectors=vectors[row : row + 1],
         )
         return self._event(number, encode_vector_record(record), "document")
 
