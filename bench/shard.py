@@ -88,9 +88,10 @@ class ShardRun:
         load = ShardLoad(self.folder / "grown", self.data.texts, self.data.vectors)
         try:
             rate = self._fill(load, bare_rate)
-            self._searches(load, bare, truth, rate)
-            self._filters(load)
+            load.settle()
             self._sizes(load)
+            self._filters(load)
+            self._searches(load, bare, truth, rate)
         finally:
             load.close()
         del bare
@@ -140,7 +141,6 @@ class ShardRun:
         return rate
 
     def _searches(self, load: ShardLoad, bare: Any, truth: list[set[int]], rate: float) -> None:
-        load.settle()
         index = load.shard._index
         assert index is not None
         ways: dict[str, Callable[[NDArray[np.float32]], set[int]]] = {
@@ -223,7 +223,6 @@ class ShardRun:
         self.console.step(f"  {name}, beside {beside}: p50 {spread['p50']:.2f}, p99 {spread['p99']:.2f} ms {shown}")
 
     def _filters(self, load: ShardLoad) -> None:
-        load.settle()
         index = load.shard._index
         assert index is not None
         rows: list[list[object]] = []
