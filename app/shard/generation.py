@@ -140,11 +140,15 @@ class Generation:
     def exact(self, query: NDArray[np.float32], k: int, rows: NDArray[np.int64] | None = None) -> list[Ranked]:
         """The k best documents by scanning: all that is there, or some rows that are."""
         chosen = np.flatnonzero(self.alive) if rows is None else rows
-        scores = np.empty(len(chosen), np.float32)
-        for at in range(0, len(chosen), _BLOCK_ROWS):
+        return self.best(chosen, self.scores(query[np.newaxis], chosen)[0], k)
+
+    def scores(self, queries: NDArray[np.float32], rows: NDArray[np.int64]) -> NDArray[np.float32]:
+        """Inner products of queries, shape (n, dim), with rows; shape (n, len(rows))."""
+        scores = np.empty((len(queries), len(rows)), np.float32)
+        for at in range(0, len(rows), _BLOCK_ROWS):
             block = slice(at, at + _BLOCK_ROWS)
-            scores[block] = self.rows.vectors[chosen[block]].astype(np.float32) @ query
-        return self.best(chosen, scores, k)
+            scores[:, block] = queries @ self.rows.vectors[rows[block]].astype(np.float32).T
+        return scores
 
     def moved(self, start: int, buffer: NDArray[np.float32]) -> Generation:
         """The same content, with the graph holding more of it."""

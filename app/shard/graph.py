@@ -43,7 +43,7 @@ class Graph:
 
     @classmethod
     def from_state(cls, state: dict[str, Any], ef_search: int) -> Graph:
-        """As `state` returned it. Holds the interpreter for about 1 ms per 1,000 points."""
+        """As `state` returned it. Holds the interpreter: 0.1 s for 100,000 points."""
         graph = cls.__new__(cls)
         graph.lock = GraphLock()
         graph.ef_search = ef_search
@@ -113,7 +113,10 @@ class Graph:
         return _EMPTY
 
     def state(self) -> tuple[dict[str, Any], float]:
-        """A copy of everything, and how long that held the interpreter in seconds (about 1 ms per 1,000 points)."""
+        """A copy of everything, and how long that held the interpreter in seconds.
+
+        0.1 s for 100,000 points, but 1.9 s for 400,000 (bench/results/shard-400k.md).
+        """
         started = time.perf_counter()
         (state,) = self._index.__getstate__()
         return state, time.perf_counter() - started

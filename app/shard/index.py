@@ -31,7 +31,7 @@ _QUIET_S = 1.0  # without new rows; then the graph takes what is left
 # Times the rows from which the graph absorbs: then who publishes should wait, see `make_room`. Under full ingest the
 # buffer is always that full, and scanning it is what queries wait for most: p99 3.6 ms with 1,000 rows, 7.5 with 4,000.
 _FULL_BUFFERS = 2
-# What a filter costs (measured, see docs/adr/0005): scanning one allowed row, and one more result of the graph
+# What a filter costs (measured, see docs/adr/0011): scanning one allowed row, and one more result of the graph
 _EXACT_ROW_US = 0.85
 _GRAPH_RESULT_US = 3.5
 _OVERSAMPLING = 1.5  # what is allowed is spread unevenly among what is near

@@ -14,7 +14,6 @@ K = 10
 _RECENT = 256
 _WINDOW = 64  # measured queries that the mean is taken over
 _AT_ONCE = 4  # exact scans share the conversion of vectors: 64 ms per 100,000 chunks
-_BLOCK_ROWS = 8192
 _TIE = 1e-5
 
 
@@ -87,8 +86,5 @@ def exact_scores(before: Generation, after: Generation, queries: NDArray[np.floa
         before = after  # rebuilt in between: rows have other numbers
     end = min(before.end, after.end)
     alive = np.flatnonzero(after.rows.died[:end] > after.sequence)
-    scores = np.empty((len(queries), len(alive)), np.float32)
-    for at in range(0, len(alive), _BLOCK_ROWS):
-        block = slice(at, at + _BLOCK_ROWS)
-        scores[:, block] = queries @ after.rows.vectors[alive[block]].astype(np.float32).T
+    scores = after.scores(queries, alive)
     return [{item.doc: item.score for item in after.best(alive, row, K)} for row in scores]

@@ -24,7 +24,6 @@ _ROUNDS = 3
 _LEAST_SAMPLES = 300  # of one setting: the p99 of fewer is nearly their maximum
 _MOST_TIMED = 300  # queries in a round; recall is of all
 _QUERIES_AT_ONCE = 32  # exact scans hold a score for each query and chunk: 128 MB at a million chunks
-_BLOCK_ROWS = 8192
 _TRIALS = K / 2  # that a query's K documents count for at most: they are missed together more often than by chance
 _SURE = 1.96  # standard errors to either side: 95 %
 _SEED = 10
@@ -123,11 +122,7 @@ def exact_truth(index: HnswIndex, queries: Queries, tell: Tell) -> list[dict[int
     for first in range(0, len(queries), _QUERIES_AT_ONCE):
         tell(first, len(queries))
         asked = queries.vectors[first : first + _QUERIES_AT_ONCE]
-        scores = np.empty((len(asked), len(alive)), np.float32)
-        for at in range(0, len(alive), _BLOCK_ROWS):
-            block = alive[at : at + _BLOCK_ROWS]
-            scores[:, at : at + len(block)] = asked @ generation.rows.vectors[block].astype(np.float32).T
-        for number, row in enumerate(scores, first):
+        for number, row in enumerate(generation.scores(asked, alive), first):
             best = generation.best(alive, row, queries.depth)
             truth.append({item.doc: item.score for item in _others(best, queries, number)})
     return truth
