@@ -40,7 +40,8 @@ clean:  ## remove environments, caches and local data (not the jars in ~/.cache/
 	find . -name __pycache__ -type d -not -path './.git/*' -prune -exec rm -rf {} +
 
 # --- benchmarks
-.PHONY: bench-pipeline bench-freshness bench-search bench-shard bench-keyword bench-vectors bench-libraries
+.PHONY: bench-pipeline bench-freshness bench-search bench-embed bench-chunks bench-history bench-shard bench-keyword \
+  bench-vectors bench-libraries
 # Java, Maven and a Redis are got only where one is missing: `services` installs more than a benchmark needs
 BENCH_SERVICES = command -v java mvn redis-server >/dev/null 2>&1 || deploy/setup.sh services
 BENCH_SET = $(if $(wildcard .venv-full/bin/pytest),test,demo)
@@ -60,6 +61,21 @@ bench-search:  ## what a search costs at the gateway, alone and beside ingest (3
 	@$(BENCH_SERVICES)
 	@exec $(BIN)/python -m bench.search $(ARGS)
 
+bench-embed:  ## texts/s and query times against bare sentence-transformers, bare OpenVINO and the machine's limit (10 minutes)
+	@deploy/setup.sh test
+	@$(BENCH_SERVICES)
+	@exec .venv-full/bin/python -m bench.embed $(ARGS)
+
+bench-chunks:  ## what an edit of one sentence embeds again, beside the usual recursive splitter (3 minutes)
+	@deploy/setup.sh test
+	@$(BENCH_EXTRAS)
+	@exec .venv-full/bin/python -m bench.chunks $(ARGS)
+
+bench-history:  ## model calls and seconds that caches and chunks save on the history of real documentation (10 minutes)
+	@deploy/setup.sh test
+	@$(BENCH_EXTRAS)
+	@exec .venv-full/bin/python -m bench.history $(ARGS)
+
 bench-shard:  ## one shard of 100,000 chunks beside bare hnswlib: inserts, searches, filters, churn, restart (10 minutes)
 	@deploy/setup.sh $(BENCH_SET)
 	@exec $(BIN)/python -m bench.shard $(ARGS)
@@ -74,8 +90,9 @@ bench-vectors:  ## embed a million short texts for the benchmarks of graphs (an 
 
 # The other libraries are for this alone, so no other set has them
 UV = $(or $(shell command -v uv),.cache/uv/bin/uv)
+BENCH_EXTRAS = .venv-full/bin/python -c 'import faiss, langchain_text_splitters, usearch' 2>/dev/null || \
+  $(UV) pip install --python .venv-full/bin/python -c constraints.txt -r pyproject.toml --extra bench
 bench-libraries:  ## hnswlib, faiss and usearch bare, and structures around hnswlib (8 minutes and the embedding)
 	@deploy/setup.sh test
-	@.venv-full/bin/python -c 'import faiss, usearch' 2>/dev/null || \
-	  $(UV) pip install --python .venv-full/bin/python -c constraints.txt -r pyproject.toml --extra bench
+	@$(BENCH_EXTRAS)
 	@exec .venv-full/bin/python -m bench.libraries $(ARGS)

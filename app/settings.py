@@ -93,6 +93,9 @@ class Settings(BaseSettings):
         "ms",
         ge=1,
     )
+    redis_batch_ms: int = _setting(
+        400, "longest that Redis may hold up one batch; then it is left alone for a while", "ms", ge=1
+    )
     applied_ttl_hours: int = _setting(
         720, "how long Redis remembers the last applied state of a document", "hours", ge=1
     )
@@ -103,22 +106,45 @@ class Settings(BaseSettings):
     model: str = _setting(
         "sentence-transformers/all-MiniLM-L6-v2", "sentence-transformers model: a hub name or a folder"
     )
-    runtime: Literal["auto", "openvino", "reference", "hashing"] = _setting(
+    runtime: Literal["auto", "openvino", "onnx", "torch", "reference", "http", "hashing"] = _setting(
         "auto",
-        "auto: the fastest that agrees with the reference; reference: sentence-transformers itself (needs torch); "
-        "hashing: a fake for tests",
+        "auto: the fastest here that agrees with the reference; openvino, onnx, torch: that one; reference: "
+        "sentence-transformers itself (needs torch); http: a server with OpenAI's API; hashing: a fake for tests",
     )
-    precision: Literal["auto", "f32", "bf16"] = _setting("auto", "auto: bf16 where the CPU has AMX, else f32")
+    precision: Literal["auto", "f32", "bf16"] = _setting(
+        "auto", "auto: bf16 where the CPU has AMX or the GPU computes in it, else f32"
+    )
     model_threads: int = _setting(0, "CPU threads of the model; 0: all cores", "threads", ge=0)
+    model_cache_dir: Path | None = _setting(
+        None, "folder of what `headrace model prepare` makes; default: headrace/models in the user's cache folder"
+    )
     max_chunk_tokens: int = _setting(256, "largest chunk; the model's own limit if that is less", "tokens", ge=16)
+
+    # --- model behind HTTP (runtime=http)
+    embeddings_url: str | None = _setting(
+        None, "server with OpenAI's embeddings API, up to and with its version: https://api.openai.com/v1"
+    )
+    embeddings_api_key: SecretStr | None = _setting(None, "key of that server, sent as a bearer token; never logged")
+    embeddings_dimensions: int | None = _setting(
+        None, "shorter vectors, where the server's model can; default: as the model makes them", "dimensions", ge=1
+    )
+    embeddings_tokenizer: str | None = _setting(
+        None,
+        "whose tokens measure chunks for the server: a model folder or hub name with a tokenizer.json; default: words "
+        "and pieces of words are counted",
+    )
+    embeddings_batch_texts: int = _setting(64, "most texts in one request to the server", "texts", ge=1, le=2048)
+    embeddings_concurrency: int = _setting(4, "requests to the server at the same time", "requests", ge=1, le=64)
+    embeddings_timeout_ms: int = _setting(30_000, "longest wait for one answer of the server", "ms", ge=1)
 
     # --- embed worker
     batch_max_documents: int = _setting(512, "most events in one batch of the embed worker", "events", ge=1)
     batch_max_bytes: int = _setting(
-        2**16,
-        "most text in one batch: bounds how long a new event waits for the batch before it",
+        0,
+        "most text in one batch: bounds how long a new event waits for the batch before it; 0: what suits the model's "
+        "runtime, 64 KiB on a CPU, 1 MiB on a GPU or behind HTTP",
         "bytes",
-        ge=1,
+        ge=0,
     )
     inbox_max_events: int = _setting(
         4096, "events that may wait in the embed worker before it stops fetching", "events", ge=1
@@ -194,7 +220,9 @@ class Settings(BaseSettings):
         return tuple(item.strip() for item in value.split(",") if item.strip()) if isinstance(value, str) else value
 
     @field_validator(
-        "redis_url", "otlp_endpoint", "index_url", "embedded_broker_id", "kafka_sasl_username", mode="before"
+        *("redis_url", "otlp_endpoint", "index_url", "embedded_broker_id", "kafka_sasl_username"),
+        *("embeddings_url", "embeddings_api_key", "embeddings_dimensions", "embeddings_tokenizer", "model_cache_dir"),
+        mode="before",
     )
     @classmethod
     def _empty_is_none(cls, value: Any) -> Any:
@@ -213,6 +241,13 @@ class Settings(BaseSettings):
             raise ValueError("must be redis://host:port/0, rediss://…, unix://path, or empty to run without Redis")
         return value
 
+    @field_validator("embeddings_url")
+    @classmethod
+    def _http_url(cls, value: str | None) -> str | None:
+        if value is not None and not (value.startswith(("http://", "https://")) and urlsplit(value).hostname):
+            raise ValueError("must be a URL such as https://api.openai.com/v1 or http://localhost:8000/v1")
+        return value
+
     @model_validator(mode="after")
     def _consistent(self) -> Settings:
         if self.kafka_security_protocol.startswith("SASL") and not (
@@ -222,6 +257,8 @@ class Settings(BaseSettings):
                 "HEADRACE_KAFKA_SECURITY_PROTOCOL asks for SASL: set HEADRACE_KAFKA_SASL_USERNAME and "
                 "HEADRACE_KAFKA_SASL_PASSWORD"
             )
+        if self.runtime == "http" and not self.embeddings_url:
+            raise ValueError("HEADRACE_RUNTIME=http needs HEADRACE_EMBEDDINGS_URL, e.g. https://api.openai.com/v1")
         if self.max_text_bytes * 2 > self.max_record_bytes:
             raise ValueError(
                 "HEADRACE_MAX_RECORD_BYTES must be at least twice HEADRACE_MAX_TEXT_BYTES: a record carries text and "

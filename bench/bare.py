@@ -64,7 +64,7 @@ def encode(runtime: str, parts: Mapping[str, Sequence[str]], folder: Path) -> En
 def bare(runtime: str, texts_file: Path, vectors_file: Path) -> None:
     """Embed the texts of a JSON object of arrays, write the vectors, print how long each array took."""
     parts: dict[str, list[str]] = orjson.loads(texts_file.read_bytes())
-    name, threads, embed = _sentence_transformers() if runtime == "sentence-transformers" else _product(runtime)
+    name, threads, embed = sentence_transformers() if runtime == "sentence-transformers" else _product(runtime)
     embed(next(iter(parts.values()))[:_WARM_UP_TEXTS])
     seconds, vectors = {}, {}
     for part, texts in parts.items():
@@ -78,8 +78,11 @@ def bare(runtime: str, texts_file: Path, vectors_file: Path) -> None:
 Embed = Callable[[list[str]], NDArray[np.float32]]
 
 
-def _sentence_transformers() -> tuple[str, int | None, Embed]:
-    """`SentenceTransformer.encode` as its documentation shows it, on the CPU: its own batches of 32, its threads."""
+def sentence_transformers() -> tuple[str, int, Embed]:
+    """`SentenceTransformer.encode` as its documentation shows it, on the CPU: its own batches of 32, its threads.
+
+    Within one call it sorts the texts by length itself. Returns what it is called, its threads, and how to call it.
+    """
     import torch
     from sentence_transformers import SentenceTransformer
     from transformers.utils import logging
@@ -98,7 +101,7 @@ def _sentence_transformers() -> tuple[str, int | None, Embed]:
 
 def _product(runtime: str) -> tuple[str, int | None, Embed]:
     settings = load_settings(runtime=runtime)
-    embedder = load_embedder(settings.model, settings.runtime, settings.precision, settings.model_threads)
+    embedder = load_embedder(settings)
     return embedder.runtime, settings.model_threads or None, embedder.embed
 
 

@@ -16,7 +16,7 @@ from typing import Any
 import orjson
 
 from app.local.kafka_home import kafka_version
-from app.model.openvino_bert import has_amx
+from app.model.openvino_model import has_amx
 from bench.meters import NoiseMeter
 from bench.stack import settings_given
 

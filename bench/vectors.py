@@ -173,7 +173,7 @@ def _folder() -> Path:
 def _embed(parts: Sequence[tuple[Path, list[str]]]) -> None:
     """Write the vectors of each list of texts to its file, in that order; files that are there are left alone."""
     settings = load_settings()
-    embedder = load_embedder(settings.model, settings.runtime, settings.precision, settings.model_threads)
+    embedder = load_embedder(settings)
     missing = [part for part in parts if not part[0].exists()]
     progress = Progress(sum(len(texts) for _, texts in missing))
     for file, texts in missing:

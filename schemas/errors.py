@@ -8,13 +8,15 @@ HeadraceError
 ├── Rejected                   can never succeed: dead letter, go on with the next
 │   ├── InvalidChange          the event is not a DocumentChange
 │   ├── InvalidVectorRecord    the record is damaged or of an unknown version
-│   └── UnembeddableText       the model fails on this very text
+│   ├── UnembeddableText       the model fails on this very text
+│   └── TextsRefused           the model fails on some of these texts and does not say which
 ├── Fatal                      stop: the state or the set-up is not to be trusted
 │   ├── SettingsError          a setting is missing or wrong
 │   ├── ServiceMissing         a service was not there at the start
 │   ├── TopicsWrong            topics are missing or have other settings than they need
 │   ├── RecordRefused          Kafka refuses a record as too large: stop rather than lose it
 │   ├── ModelMissing           the model cannot be found or loaded
+│   ├── ModelDisagrees         what was asked for gives other vectors than the reference
 │   ├── ShardCorrupt           a shard file is not what it says it is
 │   └── FingerprintMismatch    vectors of another model arrive at a shard
 └── RequestError               the client's request is wrong or cannot be served: an HTTP status
@@ -85,6 +87,10 @@ class UnembeddableText(Rejected):
         self.position = position
 
 
+class TextsRefused(Rejected):
+    """A call of the model failed, and any of its texts may be the reason: call again with half of them."""
+
+
 class SettingsError(Fatal):
     """A setting is missing or wrong; the message names it and an accepted value."""
 
@@ -99,6 +105,10 @@ class TopicsWrong(Fatal):
 
 class ModelMissing(Fatal):
     """The model was not found or does not load; the message says where it was looked for."""
+
+
+class ModelDisagrees(Fatal):
+    """The runtime or precision that was asked for does not agree with the reference; the message says by how much."""
 
 
 class RecordRefused(Fatal):

@@ -20,7 +20,10 @@ COMMANDS = {
     "index": ("consumers.index.command", "index"),
     "serve": ("app.cli.serve", "serve"),
     "search": ("app.cli.search", "search"),
+    "status": ("app.cli.status", "status"),
     "tune": ("app.cli.tune", "tune"),
+    "model": ("app.cli.model", "model"),
+    "bench": ("app.cli.bench", "bench"),
     "settings": ("app.cli.settings", "settings"),
 }
 

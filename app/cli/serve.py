@@ -50,9 +50,7 @@ async def _run(settings: Settings) -> None:
     bound = listen(settings.host, settings.port, "the gateway")
     link = RedisLink(settings)
     link.require()
-    embedder = await asyncio.to_thread(
-        load_embedder, settings.model, settings.runtime, settings.precision, settings.model_threads
-    )
+    embedder = await asyncio.to_thread(load_embedder, settings, bulk=False)
     stop = asyncio.Event()
     for name in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(name, stop.set)
@@ -61,7 +59,8 @@ async def _run(settings: Settings) -> None:
     async with aiohttp.ClientSession(connector=connector) as session:
         directory = Directory(Registry(link, settings.collection), settings.index_urls, session)
         fanout = Fanout(directory, session, settings.shard_timeout_ms)
-        gateway = Gateway(settings, directory, fanout, queries, lambda: link.state, metrics)
+        embed_workers = Registry(link, settings.collection, "embed").told
+        gateway = Gateway(settings, directory, fanout, queries, lambda: link.state, embed_workers, metrics)
         runner = web.AppRunner(gateway.application(), access_log=None, shutdown_timeout=_STOP_S)
         await runner.setup()
         await web.SockSite(runner, bound).start()

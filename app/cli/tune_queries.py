@@ -72,7 +72,7 @@ def from_file(path: Path, settings: Settings, shard: TunedShard) -> tuple[Querie
     texts = list(dict.fromkeys(line.strip() for line in lines if line.strip()))
     if not texts:
         raise click.BadParameter(f"--queries: {path} has no queries; write one on each line")
-    embedder = load_embedder(settings.model, settings.runtime, settings.precision, settings.model_threads)
+    embedder = load_embedder(settings, bulk=False)
     if embedder.fingerprint != shard.progress.fingerprint:
         raise FingerprintMismatch(
             f"the shard holds vectors of {shard.progress.fingerprint} ({shard.dim} dimensions), the queries would be "

@@ -1,6 +1,6 @@
 """The embed worker's steps, in the order on which its guarantees rest.
 
-decode ▸ coalesce ▸ compare with what was applied ▸ chunk, cache, model ▸ produce ▸ await ▸ remember.
+decode ▸ coalesce ▸ compare with what was applied ▸ chunk, cache, model, cache ▸ produce ▸ await ▸ remember.
 Acknowledging is the caller's, after `process` returns: a crash anywhere before that redelivers the batch, and
 every step tolerates being done again.
 """
@@ -15,14 +15,15 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from app.embed.applied import AppliedState, AppliedStore, Span, Verdict, judge, short_fingerprint, state_after
-from app.embed.chunks import Caches, ChunkEmbedder, Embedded, EmbeddedBatch
+from app.embed.chunks import ChunkEmbedder, Embedded, EmbeddedBatch
 from app.embed.coalesce import coalesce
 from app.embed.events import DeadEvent, Work
 from app.embed.records import Reach, RecordFactory, by_partition, reaches
-from app.embed.spans import BatchSpans
+from app.embed.spans import BatchSpans, BatchTrace
 from app.event import Event
 from app.kafka.producer import Position, Record
 from app.observe.metrics import EmbedMetrics
+from app.redis_link import RedisLink
 from schemas.errors import RecordRefused, Rejected, UnembeddableText
 from schemas.headers import Stage
 
@@ -46,6 +47,16 @@ class Compared:
 
     work: list[Work]
     remembered: list[Remembered]
+    verdicts: Counter[str]
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What became of the changes of a batch. good: to be produced, in order. failed: can never succeed."""
+
+    good: list[tuple[Work, Embedded]]
+    failed: list[tuple[Work, Rejected]]
+    remembered: list[Remembered]
 
 
 class EmbedPipeline:
@@ -57,7 +68,7 @@ class EmbedPipeline:
     def __init__(
         self,
         chunks: ChunkEmbedder,
-        caches: Caches,
+        redis: RedisLink,
         applied: AppliedStore,
         records: RecordFactory,
         producer: Producer,
@@ -68,7 +79,7 @@ class EmbedPipeline:
         max_record_bytes: int,
     ) -> None:
         self._chunks = chunks
-        self._caches = caches
+        self._redis = redis
         self._applied = applied
         self._records = records
         self._producer = producer
@@ -77,6 +88,11 @@ class EmbedPipeline:
         self._max_text_bytes = max_text_bytes
         self._max_record_bytes = max_record_bytes
         self._fingerprint = short_fingerprint(records.fingerprint)
+
+    @property
+    def batch_bytes(self) -> int:
+        """How much text a batch should have at most, see Embedder."""
+        return self._chunks.batch_bytes
 
     def process(
         self, events: Sequence[Event], owns: Callable[[int], bool], first: Mapping[int, int] | None = None
@@ -90,39 +106,68 @@ class EmbedPipeline:
         Returns the partitions whose events may be acknowledged.
         Raises Retriable: nothing is lost, call again with the same events.
         """
-        with self._metrics.batch_seconds.time(), self._spans.batch(len(events)) as trace:
-            self._metrics.batch_events.observe(len(events))
-            spans = _spans(events, first or {})
-            works, dead = coalesce(events, self._max_text_bytes)
-            self._count("superseded", len(events) - len(dead) - len(works))
+        self._metrics.batch_events.observe(len(events))
+        with (
+            self._metrics.batch_seconds.time(),
+            self._spans.batch(len(events)) as trace,
+            self._redis.batch() as redis,
+        ):
+            try:
+                return self._process(events, owns, _spans(events, first or {}), trace)
+            finally:
+                self._metrics.redis_seconds.inc(redis.spent_s)
+
+    def _process(
+        self, events: Sequence[Event], owns: Callable[[int], bool], spans: Mapping[int, Span], trace: BatchTrace
+    ) -> set[int]:
+        works, dead = coalesce(events, self._max_text_bytes)
+        self._count("superseded", len(events) - len(dead) - len(works))
+        outcome = self._embed(works, spans, trace)
+        dead += [DeadEvent(work.event, "embed", error) for work, error in outcome.failed]
+        ordered = self._ordered(events, outcome.good)
+        ours = {partition for partition in ordered if owns(partition)}
+        self._deliver(dead, ordered, ours)
+        trace.dead_letters(dead)
+        self._remember(outcome.remembered, ours, spans)
+        return ours
+
+    def _embed(self, works: list[Work], spans: Mapping[int, Span], trace: BatchTrace) -> Outcome:
+        """Compare and embed.
+
+        What fails may be what a later change of its document was compared with (one with and one without a version):
+        then once more without it. The caches make that cheap.
+        """
+        failed: list[tuple[Work, Rejected]] = []
+        while True:
             compared = self._compare(works, spans)
-            trace.open_documents(compared.work)
+            if not failed:
+                trace.open_documents(compared.work)
             embedded = self._chunks.embed(compared.work)
             _stamp(compared.work, "embedded")
             trace.embedded(compared.work, embedded)
-            good, failed = self._separate(compared.work, embedded)
-            dead += [DeadEvent(work.event, "embed", error) for work, error in failed]
-            ordered = self._ordered(events, good)
-            ours = {partition for partition in ordered if owns(partition)}
-            self._deliver(dead, ordered, ours)
-            trace.dead_letters(dead)
-            broken = {work.document for work, _ in failed}
-            self._remember([pair for pair in compared.remembered if pair[0].document not in broken], ours, spans)
-            self._caches.keep(embedded)
-            return ours
+            good, broken = self._separate(compared.work, embedded)
+            failed += broken
+            gone = {id(work) for work, _ in broken}
+            touched = {work.document for work, _ in broken}
+            works = [work for work in works if id(work) not in gone]
+            if not any(work.document in touched for work in works):
+                break
+        compared.verdicts[Verdict.EMBED.value] += len(failed) - len(broken)
+        for name, count in compared.verdicts.items():
+            self._count(name, count)
+        return Outcome(good, failed, [pair for pair in compared.remembered if id(pair[0]) not in gone])
 
     def _compare(self, works: list[Work], spans: Mapping[int, Span]) -> Compared:
         """Leave out what was redelivered, is stale, or changes nothing."""
-        compared = Compared([], [])
+        compared = Compared([], [], Counter())
         held = dict(zip((work.document for work in works), self._applied.get(works), strict=True)) if works else {}
         since = self._applied.complete_since(spans)
-        verdicts: Counter[str] = Counter()
         for work in works:
             before = held[work.document]
             known_from = since.get(work.event.partition, spans[work.event.partition].first)
             complete = before is not None and before.order.source_offset >= known_from
             verdict = judge(work, before, self._fingerprint, complete=complete)
-            verdicts[verdict.value] += 1
+            compared.verdicts[verdict.value] += 1
             if verdict is Verdict.EMBED:
                 compared.work.append(work)
             if verdict in (Verdict.EMBED, Verdict.UNCHANGED):
@@ -130,8 +175,6 @@ class EmbedPipeline:
                 work.version = state.order.version
                 compared.remembered.append((work, state))
         _stamp(compared.work, "looked_up")
-        for name, count in verdicts.items():
-            self._count(name, count)
         return compared
 
     def _separate(

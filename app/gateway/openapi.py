@@ -97,7 +97,7 @@ def openapi(version: str) -> dict[str, Any]:
                     "responses": _responses("Document", "The document as it is stored", (404, 503)),
                 }
             },
-            "/status": _plain("Every shard, its state and how stale it is; what changed last"),
+            "/status": _plain("Every shard and embed worker, its state, how stale it is; what changed last"),
             "/stats": {
                 "get": {
                     "summary": "Every shard for its operator: sizes, recall, memory, snapshot, rebuild",

@@ -20,7 +20,7 @@ from app.gateway.fanout import Fanout, Gathered
 from app.gateway.openapi import openapi
 from app.gateway.queries import QueryEmbedder, unit_vector
 from app.gateway.stats import stats
-from app.gateway.status import not_ready, pauses, status_body
+from app.gateway.status import EmbedWorkers, not_ready, pauses, status_body
 from app.observe.http import health_routes, json_response
 from app.observe.metrics import GatewayMetrics
 from app.settings import Settings
@@ -50,6 +50,7 @@ class Gateway:
         fanout: Fanout,
         queries: QueryEmbedder,
         redis_state: Callable[[], str],
+        embed_workers: EmbedWorkers,
         metrics: GatewayMetrics,
     ) -> None:
         self._settings = settings
@@ -57,6 +58,7 @@ class Gateway:
         self._fanout = fanout
         self._queries = queries
         self._redis_state = redis_state
+        self._embed_workers = embed_workers
         self._metrics = metrics
         self._openapi = openapi(importlib.metadata.version("headrace"))
 
@@ -111,9 +113,11 @@ class Gateway:
 
     async def status(self, _: web.Request) -> web.Response:
         """GET /status."""
-        return json_response(
-            status_body(self._settings, self._directory, self._queries.fingerprint, self._redis_state())
+        embed_workers = await asyncio.to_thread(self._embed_workers)
+        body = status_body(
+            self._settings, self._directory, self._queries.fingerprint, self._redis_state(), embed_workers
         )
+        return json_response(body)
 
     async def stats(self, _: web.Request) -> web.Response:
         """GET /stats."""

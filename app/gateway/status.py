@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 from app.gateway.answer import freshness, now_ms
 from app.gateway.directory import Directory, Worker
 from app.settings import Settings
 from schemas.document_change import utc
+
+EmbedWorkers = Callable[[], "dict[str, dict[str, Any]] | None"]
+"""What embed workers told Redis of themselves, by name; None where Redis cannot say."""
 
 _RECENT = 20
 _UNKNOWN = ("replica", "worker", "paused", "reason", "applied_offset", "as_of", "staleness_ms")
@@ -33,8 +37,15 @@ def pauses(directory: Directory) -> dict[str, str]:
     return {name: f"paused: {why}" for name, why in sorted(paused.items()) if why}
 
 
-def status_body(settings: Settings, directory: Directory, fingerprint: str, redis_state: str) -> dict[str, Any]:
+def status_body(
+    settings: Settings,
+    directory: Directory,
+    fingerprint: str,
+    redis_state: str,
+    embed_workers: dict[str, dict[str, Any]] | None,
+) -> dict[str, Any]:
     """The body of GET /status: every shard of every replica as its worker last described it, at most a second ago."""
+    reason = not_ready(directory)
     rows = []
     answering: dict[int, dict[str, Any]] = {}
     for partition in range(directory.partitions):
@@ -48,6 +59,8 @@ def status_body(settings: Settings, directory: Directory, fingerprint: str, redi
         whole |= {"as_of": None, "staleness_ms": None}
     return {
         "collection": settings.collection,
+        "ready": reason is None,
+        "reason": reason,
         "model": fingerprint,
         "documents": sum(shard["documents"] for shard in answering.values()),
         "chunks": sum(shard["chunks"] for shard in answering.values()),
@@ -55,6 +68,7 @@ def status_body(settings: Settings, directory: Directory, fingerprint: str, redi
         "staleness_ms": whole["staleness_ms"],
         "freshness_objective_ms": settings.freshness_objective_ms,
         "shards": rows,
+        "embed_workers": None if embed_workers is None else list(embed_workers.values()),
         "recent": sorted(recent, key=lambda item: str(item["indexed_time"]), reverse=True)[:_RECENT],
         "services": {"redis": redis_state},
     }

@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from app.model.folder import ModelFolder
+from app.model.openvino_model import import_openvino
 from schemas.errors import ModelMissing
 
 _PREFIX = "bert."  # some checkpoints hold the encoder as a part of a larger model
@@ -78,9 +79,7 @@ class _Encoder:
     """Builds the graph layer by layer; `weights` are looked up under the names of `BertModel`."""
 
     def __init__(self, config: Mapping[str, Any], weights: Mapping[str, NDArray[np.float32]]) -> None:
-        from openvino import opset15
-
-        self._op: Any = opset15
+        self._op: Any = import_openvino().opset15
         self._weights = weights
         self._layers = int(config["num_hidden_layers"])
         self._heads = int(config["num_attention_heads"])
@@ -88,8 +87,6 @@ class _Encoder:
         self._epsilon = float(config["layer_norm_eps"])
 
     def model(self, pooling: str) -> Any:
-        from openvino import Model
-
         op = self._op
         ids = op.parameter([-1, -1], np.int32, name="ids")
         mask = op.parameter([-1, -1], np.bool_, name="mask")
@@ -99,7 +96,7 @@ class _Encoder:
         for layer in range(self._layers):
             states = self._layer(states, attended, f"encoder.layer.{layer}.")
         pooled = self._mean(states, mask) if pooling == "mean" else self._first(states)
-        return Model([pooled], [ids, mask], "bert_sentence_encoder")
+        return import_openvino().Model([pooled], [ids, mask], "bert_sentence_encoder")
 
     def _embeddings(self, ids: Any) -> Any:
         op = self._op

@@ -10,6 +10,9 @@ from numpy.typing import NDArray
 
 from app.model.tokens import Tokenizer
 
+CPU_BATCH_BYTES = 2**16
+DEVICE_BATCH_BYTES = 2**20  # a GPU or a server of models wants more at a time, and is sooner done with it
+
 
 class Embedder(Protocol):
     """Turns texts into unit vectors.
@@ -19,12 +22,14 @@ class Embedder(Protocol):
 
     name: last part of the model's name. dim: length of a vector. max_tokens: longest input that is not truncated,
     special tokens included. fingerprint: vectors of equal fingerprints may be compared (see `fingerprint` in
-    app/model/source.py). runtime: for people, such as "openvino f32".
+    app/model/source.py). runtime: for people, such as "openvino f32". batch_bytes: how much text to gather for one
+    call at most: what takes about half a second.
     """
 
     name: str
     dim: int
     max_tokens: int
+    batch_bytes: int
     fingerprint: str
     runtime: str
 
@@ -37,8 +42,9 @@ class Embedder(Protocol):
 
         texts: any number, of any length; what is beyond `max_tokens` is not seen by the model.
         Returns shape (len(texts), dim), C-contiguous, every row of L2 norm 1 within 1e-3; (0, dim) for no texts.
-        Raises EmbedderUnavailable (nothing was embedded: back off and call again) or UnembeddableText, whose
-        `position` is that of the text that can never succeed (set it aside and call again without it).
+        Raises EmbedderUnavailable (nothing was embedded: back off and call again); UnembeddableText, whose
+        `position` is that of the text that can never succeed (set it aside and call again without it); or
+        TextsRefused (some of the texts cannot succeed: call again with half of them).
         """
 
 

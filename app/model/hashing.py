@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from app.model.chunker import CHUNKER_VERSION
-from app.model.embedder import unit_rows
+from app.model.embedder import CPU_BATCH_BYTES, unit_rows
 from app.model.tokens import check_unicode
 
 _WORD = re.compile(r"\w+|[^\w\s]")
@@ -22,6 +22,7 @@ class HashingTokenizer:
     """Words and punctuation marks are the tokens; two special tokens are pretended, as BERT has."""
 
     special_tokens = 2
+    splits_at_space = True
 
     def __init__(self, max_tokens: int = 256) -> None:
         self.max_tokens = max_tokens
@@ -47,6 +48,7 @@ class HashingEmbedder:
         self.name = "hashing"
         self.dim = dim
         self.max_tokens = max_tokens
+        self.batch_bytes = CPU_BATCH_BYTES
         self.fingerprint = f"hashing@1/{dim}/bag/norm/float/{CHUNKER_VERSION}"
         self.runtime = "hashing"
         self.tokenizer = HashingTokenizer(max_tokens)

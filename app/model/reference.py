@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from app.model.embedder import unit_rows
+from app.model.embedder import CPU_BATCH_BYTES, unit_rows
 from app.model.folder import ModelFolder
 from app.model.source import fingerprint
 from app.model.tokens import ModelTokenizer, check_unicode
@@ -18,20 +18,21 @@ from schemas.errors import EmbedderUnavailable, ModelMissing, UnembeddableText
 class ReferenceEmbedder:
     """Embedder (see there) that leaves everything to sentence-transformers, in f32."""
 
-    def __init__(self, folder: ModelFolder, threads: int = 0) -> None:
+    def __init__(self, folder: ModelFolder, revision: str, threads: int = 0) -> None:
         """Import torch and load the model, 4 to 6 s.
 
-        threads: CPU threads of torch in the whole process; 0 leaves the number to torch.
+        revision: see `model_revision`. threads: CPU threads of torch in the whole process; 0 leaves it to torch.
         Raises ModelMissing when sentence-transformers is not installed or cannot load the model.
         """
         self._model, device = _load(folder, threads)
         self.name = folder.name
         self.tokenizer = ModelTokenizer(folder)
         self.max_tokens = folder.max_tokens
+        self.batch_bytes = CPU_BATCH_BYTES
         self._model.max_seq_length = self.max_tokens
         self.dim = int(self._encode([""]).shape[1])
         self.runtime = f"sentence-transformers f32 {device}"
-        self.fingerprint = fingerprint(folder, self.dim)
+        self.fingerprint = fingerprint(folder, self.dim, revision)
 
     def embed(self, texts: Sequence[str]) -> NDArray[np.float32]:
         """See Embedder."""

@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 import hashlib
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
 
 from app.model.chunker import CHUNKER_VERSION
 from app.model.folder import ModelFolder
+from app.model.prepared import Prepared, cache_folder
+from app.model.tokens import ModelTokenizer
+from app.settings import Settings
 from schemas.errors import ModelMissing
 
 DEFAULT_MODEL = "sentence-transformers/all-MiniLM-L6-v2"
@@ -22,6 +27,25 @@ _HASHED_CONFIGS = (
     "sentence_bert_config.json",
     "tokenizer.json",
 )
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """A model on this machine, and what all its runtimes share."""
+
+    folder: ModelFolder
+    prepared: Prepared
+    tokenizer: ModelTokenizer
+
+
+def open_source(settings: Settings) -> Source:
+    """Find the model of the settings, downloading it where it must be. Raises ModelMissing."""
+    folder = ModelFolder(find_model(settings.model), settings.model)
+    thread = ThreadPoolExecutor(1, thread_name_prefix="model-revision")  # while others read and compile the graph
+    revision = thread.submit(model_revision, folder)
+    thread.shutdown(wait=False)
+    prepared = Prepared(cache_folder(settings.model_cache_dir), folder.name, revision.result)
+    return Source(folder, prepared, ModelTokenizer(folder))
 
 
 def find_model(name: str) -> Path:
@@ -40,20 +64,24 @@ def find_model(name: str) -> Path:
     return packaged or _from_hub(DEFAULT_MODEL if name in _DEFAULT_NAMES else name)
 
 
-def fingerprint(folder: ModelFolder, dim: int) -> str:
+def fingerprint(folder: ModelFolder, dim: int, revision: str) -> str:
     """Which vectors may be compared: name@revision/dim/pooling/norm/precision class/chunker version.
 
-    The revision is 12 hex digits of SHA-256 over configuration, tokenizer and weights, so it is the same wherever
-    the files came from (0.06 s per 100 MB where the CPU has SHA instructions, up to 0.3 s without). f32 and bf16 are
-    one precision class, "float": their top-10 results agree to .997. Both runtimes give the same string.
-    Raises ModelMissing when files are absent.
+    revision: see `model_revision`. f32 and bf16 are one precision class, "float": their top-10 results agree to .997.
+    All runtimes give the same string.
     """
-    parts = (f"{folder.name}@{_revision(folder)}", str(dim), folder.pooling, "norm", "float", CHUNKER_VERSION)
+    parts = (f"{folder.name}@{revision}", str(dim), folder.pooling, "norm", "float", CHUNKER_VERSION)
     return "/".join(parts)
 
 
-def _revision(folder: ModelFolder) -> str:
-    configs = [folder.path / relative for relative in _HASHED_CONFIGS]
+def model_revision(folder: ModelFolder) -> str:
+    """12 hex digits of SHA-256 over configuration, tokenizer and weights: the same wherever the files came from.
+
+    Takes 0.06 s per 100 MB where the CPU has SHA instructions, up to 0.3 s without. Raises ModelMissing when files are
+    absent.
+    """
+    modules = sorted(path.relative_to(folder.path).as_posix() for path in folder.path.glob("[0-9]*_*/config.json"))
+    configs = [folder.path / relative for relative in dict.fromkeys((*_HASHED_CONFIGS, *modules))]
     digest = hashlib.sha256()
     for path in [*configs, *folder.weights]:
         digest.update(str(path.relative_to(folder.path)).encode())

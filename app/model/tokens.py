@@ -6,21 +6,27 @@ import re
 from collections.abc import Iterator, Sequence
 from typing import Any, Protocol
 
+import orjson
+
 from app.model.folder import ModelFolder
 from schemas.errors import ModelMissing, UnembeddableText
 
 _BLOCK_CODE_POINTS = 8192  # long texts are tokenised in blocks: one block per core at a time, memory stays flat
 _BLOCK_BORDER = re.compile(r"\s|(?<=[。！？])")  # where the tokens of the parts are the tokens of the whole
 
+_SPACE_SPLITTERS = {"BertPreTokenizer", "Whitespace", "WhitespaceSplit"}  # of Hugging Face's `tokenizers`
+
 
 class Tokenizer(Protocol):
     """What the chunker needs to know of a model's tokenizer. Safe to call from several threads.
 
     max_tokens: longest input of the model, special tokens included. special_tokens: how many of those there are.
+    splits_at_space: whether the tokens of a text are those of its words, between white space, one by one.
     """
 
     max_tokens: int
     special_tokens: int
+    splits_at_space: bool
 
     def spans(self, text: str) -> list[tuple[int, int]]:
         """(start, end) of every token of a text of any length, in code points, by start; no special tokens.
@@ -42,6 +48,7 @@ class ModelTokenizer:
         self._cut = _load(folder)
         self._cut.enable_truncation(self.max_tokens)
         self.special_tokens = int(self._whole.num_special_tokens_to_add(is_pair=False))
+        self.splits_at_space = _splits_at_space(orjson.loads(self._whole.to_str())["pre_tokenizer"])
 
     def ids(self, texts: Sequence[str]) -> list[list[int]]:
         """Token ids of each text with special tokens, truncated at `max_tokens`, not padded.
@@ -72,6 +79,12 @@ def check_unicode(texts: Sequence[str]) -> None:
             text.encode()
         except UnicodeEncodeError as error:
             raise UnembeddableText("the text has a lone surrogate: it is not valid Unicode", position) from error
+
+
+def _splits_at_space(pre_tokenizer: dict[str, Any] | None) -> bool:
+    """As WordPiece and the Unigram of XLM-R do; byte-level BPE has tokens with white space."""
+    steps = (pre_tokenizer or {}).get("pretokenizers", [pre_tokenizer or {}])
+    return any(step.get("type") in _SPACE_SPLITTERS for step in steps)
 
 
 def _load(folder: ModelFolder) -> Any:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 
+from app.model.runs import RunFacts
+
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 _FRESHNESS_S = (0.005, 0.01, 0.02, 0.03, 0.05, 0.08, 0.12, 0.2, 0.3, 0.5, 0.8, 1.2, 2, 5, 15, 60, 300, 3600)
 _LATENCY_S = (0.0005, 0.001, 0.002, 0.004, 0.008, 0.015, 0.03, 0.06, 0.12, 0.25, 0.5, 1, 2, 5)
@@ -21,11 +23,46 @@ class EmbedMetrics:
         self.chunks = Counter(
             "headrace_embed_chunks_total", "Chunks by where their vector came from", ["source"], registry=self.registry
         )
+        self.cuts = Counter(
+            "headrace_embed_cuts_total",
+            "Documents by where the borders of their chunks came from",
+            ["source"],
+            registry=self.registry,
+        )
         self.model_calls = Counter(
             "headrace_embed_model_calls_total", "Calls of the model for documents", registry=self.registry
         )
         self.model_seconds = Counter(
             "headrace_embed_model_seconds_total", "Seconds spent in the model", registry=self.registry
+        )
+        self.model_seconds_saved = Counter(
+            "headrace_embed_model_seconds_saved_total",
+            "Seconds the model would have taken for chunks that it was spared, an estimate",
+            registry=self.registry,
+        )
+        self.runs = Counter(
+            "headrace_embed_runs_total", "Runs through the model, several a call", registry=self.registry
+        )
+        self.tokens = Counter(
+            "headrace_embed_tokens_total",
+            "Tokens that the model computed, of texts and of padding",
+            ["kind"],
+            registry=self.registry,
+        )
+        self.run_texts = Histogram("headrace_embed_run_texts", "Texts per run", buckets=_SIZES, registry=self.registry)
+        self.run_seconds = Histogram(
+            "headrace_embed_run_seconds", "Time per run", buckets=_LATENCY_S, registry=self.registry
+        )
+        self.run_budget = Gauge(
+            "headrace_embed_run_budget_tokens",
+            "Most tokens of a run, padding included; less after memory ran out",
+            registry=self.registry,
+        )
+        self.queue_seconds = Histogram(
+            "headrace_embed_queue_seconds",
+            "From an event's arrival in the worker to the beginning of its batch",
+            buckets=_LATENCY_S,
+            registry=self.registry,
         )
         self.batch_events = Histogram(
             "headrace_embed_batch_events", "Events per batch", buckets=_SIZES, registry=self.registry
@@ -39,9 +76,21 @@ class EmbedMetrics:
         self.retries = Counter(
             "headrace_embed_retries_total", "Batches tried again after an outage", registry=self.registry
         )
+        self.redis_seconds = Counter(
+            "headrace_embed_redis_seconds_total", "Seconds batches spent in calls of Redis", registry=self.registry
+        )
         self.redis_failures = Gauge(
             "headrace_embed_redis_failures", "Redis calls that failed since the start", registry=self.registry
         )
+
+    def saw_run(self, run: RunFacts) -> None:
+        """Count a run through the model; called by any thread."""
+        self.runs.inc()
+        self.tokens.labels("text").inc(run.tokens)
+        self.tokens.labels("padding").inc(run.padded_tokens - run.tokens)
+        self.run_texts.observe(run.texts)
+        self.run_seconds.observe(run.seconds)
+        self.run_budget.set(run.budget_tokens)
 
 
 class IndexMetrics:

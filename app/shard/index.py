@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import threading
 import time
+from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any, Protocol
@@ -81,7 +82,9 @@ class HnswIndex:
         self.changing = threading.Lock()
         self._room = threading.Condition()
         self._absorbed = 0
-        self._removals: list[int] = []
+        # Rows to be marked deleted, each with the end of all rows when it died, ascending: not before the graph has
+        # those, which may have the same vector (a change of metadata alone) and then need no point of their own.
+        self._removals: deque[tuple[int, int]] = deque()
         self._row_s = 0.0004
         self._last_query = self._last_rows = 0.0
         absent = np.flatnonzero(~rows.in_graph[:end] & (rows.died[:end] == NEVER))
@@ -129,7 +132,7 @@ class HnswIndex:
             if removed:
                 gone = before.rows_of(np.asarray(removed, np.int64))
                 rows.died[gone] = before.sequence + 1
-                self._removals.extend(gone.tolist())
+                self._removals.extend((row, end) for row in gone.tolist())
             self._generation = replace(
                 before,
                 sequence=before.sequence + 1,
@@ -161,10 +164,13 @@ class HnswIndex:
         try:
             quiet = time.monotonic() - self._last_rows > _QUIET_S
             generation = self._generation
-            removed = self._remove_slice() if quiet or len(self._removals) >= _MOST_SLICE_ROWS else False
             if len(generation.buffer) >= self._limit or (quiet and generation.chunks > self._limit):
-                return self._absorb_slice() or removed
-            return removed
+                absorbed = self._absorb_slice()
+            else:
+                absorbed = False
+            full = len(self._removals) >= _MOST_SLICE_ROWS
+            # a buffer that is too small to be absorbed is not waited for
+            return (self._remove_slice(wait=not quiet or absorbed) if quiet or full else False) or absorbed
         finally:
             self.changing.release()
 
@@ -189,7 +195,7 @@ class HnswIndex:
             before = self._generation
             rows, end, start, graph = prepare(before)
             self._matrix, self._origin = rows.vectors[start:end].astype(np.float32), start
-            self._removals = []
+            self._removals.clear()
             self._generation = Generation(before.sequence, rows, end, graph, start, self._matrix, before.chunks)
         self._tell_room(before.end)
 
@@ -258,10 +264,15 @@ class HnswIndex:
             wanted *= 4
         return generation.exact(query, k, allowed)
 
-    def _remove_slice(self) -> bool:
+    def _remove_slice(self, *, wait: bool) -> bool:
+        """wait: leave rows whose successors are not in the graph."""
         with self._publishing:
-            batch, self._removals = self._removals[:_MOST_SLICE_ROWS], self._removals[_MOST_SLICE_ROWS:]
             generation = self._generation
+            batch: list[int] = []
+            while self._removals and len(batch) < _MOST_SLICE_ROWS:
+                if wait and self._removals[0][1] > generation.start:
+                    break
+                batch.append(self._removals.popleft()[0])
             marked = [row for row in batch if generation.rows.in_graph[row]]
         if marked:
             with generation.graph.lock.exclusive():
@@ -287,7 +298,8 @@ class HnswIndex:
             current.rows.in_graph[taken] = True
             # what died while it was being added was not yet known to be in the graph when its removal was looked at
             died = taken[current.rows.died[taken] <= current.sequence].tolist()
-            self._removals = died + [row for row in self._removals if row not in died]
+            known = {row for row, _ in self._removals} if died else set()
+            self._removals.extend((row, current.end) for row in died if row not in known)
             self._generation = current.moved(stop, self._buffer(stop, current.end))
         self._tell_room(stop - generation.start)
         return True

@@ -45,6 +45,8 @@ def load(store: ShardStore, settings: Settings, keywords: KeywordFeed, facts_now
     path = store.path.with_suffix(".graph")
     with store.everything() as (progress, labels, chunks):
         if progress.dim is None:
+            if path.exists():
+                set_aside(path, "the file has no chunk: the last transactions were lost (a power cut?)")
             return Loaded(progress)
         reader = _Reader(progress.dim, store.dtype)
         snapshot = _read_snapshot(path, facts_now, progress, labels)

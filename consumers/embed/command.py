@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import socket
+from collections.abc import Awaitable, Callable
 from typing import Any
 
 import click
@@ -11,21 +13,26 @@ from aiohttp import web
 
 from app.cli.options import setting_flags
 from app.embed.applied import RedisApplied
-from app.embed.cache import TextCache
-from app.embed.chunks import Caches, ChunkEmbedder
+from app.embed.cache import Caches, TextCache
+from app.embed.chunks import ChunkEmbedder
+from app.embed.claims import Claims
+from app.embed.economics import Economics
 from app.embed.pipeline import HEADER_ROOM_BYTES, EmbedPipeline
 from app.embed.records import RecordFactory
 from app.embed.spans import BatchSpans
+from app.embed.status import EmbedStatus
 from app.kafka.producer import MOST_BYTES, RecordProducer
 from app.kafka.start import check_kafka
 from app.kafka.watch import KafkaWatch
 from app.model.chunker import Chunker
+from app.model.embedder import Embedder
 from app.model.load import load_embedder
-from app.observe.http import HttpThread, health_routes, listen
+from app.observe.http import HttpThread, health_routes, json_response, listen
 from app.observe.logs import set_up_logs
 from app.observe.metrics import EmbedMetrics
 from app.observe.tracing import Tracing
 from app.redis_link import RedisLink
+from app.registry import Registry
 from app.settings import Settings, load_settings
 from consumers.embed.worker import EmbedWorker
 from consumers.faust_app import WorkerConsumer, make_app, run_app, run_worker, services
@@ -54,23 +61,14 @@ async def _run(settings: Settings, stop: asyncio.Event) -> None:
     # what comes in compressed may be larger than the limit, and must fit into a dead letter: the topic's limit decides
     producer = RecordProducer(settings, f"{settings.collection}-embed", linger_ms=0, max_bytes=MOST_BYTES)
     topics = await asyncio.to_thread(check_kafka, settings, producer)
-    embedder = await asyncio.to_thread(
-        load_embedder, settings.model, settings.runtime, settings.precision, settings.model_threads
-    )
+    embedder = await asyncio.to_thread(load_embedder, settings, observe=metrics.saw_run)
     tracing = Tracing(settings, "embed")
     records = RecordFactory(
         settings.changes_topic, settings.vectors_topic, settings.dlq_topic, topics.epoch, embedder.fingerprint
     )
-    caches = _caches(settings, link, embedder.fingerprint)
     pipeline = EmbedPipeline(
-        ChunkEmbedder(
-            embedder,
-            Chunker(embedder.tokenizer, settings.max_chunk_tokens),
-            caches,
-            metrics,
-            settings.vector_storage,
-        ),
-        caches,
+        _chunks(settings, link, embedder, metrics, alone=lambda: len(worker.owned) == topics.partitions),
+        link,
         RedisApplied(link, settings.collection, topics.epoch, settings.applied_ttl_hours),
         records,
         producer,
@@ -86,11 +84,22 @@ async def _run(settings: Settings, stop: asyncio.Event) -> None:
     metrics.redis_failures.set_function(lambda: float(link.failures))
     application = web.Application()
     application.add_routes(health_routes(lambda: worker.ready, lambda: services(link, kafka), metrics.registry))
+    # a container has a host name of its own, a machine may run several workers
+    name = f"{socket.gethostname()}:{bound.getsockname()[1]}"
+    status = EmbedStatus(name, embedder, link, metrics, lambda: worker.ready, lambda: worker.owned)
+    application.add_routes([web.get("/status", _answering(status))])
     http = HttpThread(application, bound)
     http.start()
     log.info("embed worker of %s: /readyz on %s:%d", settings.collection, settings.embed_host, http.port)
+    registry = Registry(link, settings.collection, "embed")
+
+    async def work() -> None:
+        async with asyncio.TaskGroup() as group:
+            group.create_task(worker.run())
+            group.create_task(status.announce(registry))
+
     try:
-        await run_app(app, worker.run, worker.drain, stop)
+        await run_app(app, work, worker.drain, stop)
     finally:
         producer.close()
         tracing.close()
@@ -98,10 +107,31 @@ async def _run(settings: Settings, stop: asyncio.Event) -> None:
         http.close()
 
 
-def _caches(settings: Settings, link: RedisLink, fingerprint: str) -> Caches:
+def _chunks(
+    settings: Settings, link: RedisLink, embedder: Embedder, metrics: EmbedMetrics, alone: Callable[[], bool]
+) -> ChunkEmbedder:
     """Cuts are a tenth of the size of vectors, and depend on the size of the chunks as well."""
-    room_bytes, ttl_hours = settings.cache_memory_mb * 2**20, settings.cache_ttl_hours
-    return Caches(
-        vectors=TextCache(link, "vector", f"{fingerprint}/{settings.vector_storage}", room_bytes * 9 // 10, ttl_hours),
-        cuts=TextCache(link, "cut", f"{fingerprint}/{settings.max_chunk_tokens}", room_bytes // 10, ttl_hours),
+    room_bytes, ttl_hours, model = settings.cache_memory_mb * 2**20, settings.cache_ttl_hours, embedder.fingerprint
+    vectors = TextCache(link, "vector", f"{model}/{settings.vector_storage}", room_bytes * 9 // 10, ttl_hours)
+    cuts = TextCache(
+        link,
+        "cut",
+        f"{model}/{settings.max_chunk_tokens}/{settings.embeddings_tokenizer or ''}",
+        room_bytes // 10,
+        ttl_hours,
     )
+    return ChunkEmbedder(
+        embedder,
+        Chunker(embedder.tokenizer, settings.max_chunk_tokens),
+        Caches(link, vectors, cuts),
+        Claims(link, vectors, alone),
+        Economics(metrics),
+        settings.vector_storage,
+    )
+
+
+def _answering(status: EmbedStatus) -> Callable[[web.Request], Awaitable[web.Response]]:
+    async def answer(_: web.Request) -> web.Response:
+        return json_response(status.body())
+
+    return answer

@@ -52,6 +52,7 @@ class EmbedWorker:
         self._producer = producer
         self._kafka = kafka
         self._metrics = metrics
+        self._batch_bytes = settings.batch_max_bytes or pipeline.batch_bytes
         self._inbox = Inbox(settings.inbox_max_events)
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="embed-pipeline")
         self._owned: frozenset[int] = frozenset()
@@ -62,6 +63,11 @@ class EmbedWorker:
         self._placed = False  # whether the group has said which partitions are ours, be it none
         self.trouble: str | None = None
         self._connect_agent()
+
+    @property
+    def owned(self) -> list[int]:
+        """The partitions whose changes it embeds."""
+        return sorted(self._owned)
 
     @property
     def ready(self) -> str | None:
@@ -121,7 +127,7 @@ class EmbedWorker:
 
     async def _batches(self) -> None:
         while True:
-            events = await self._inbox.take(self._settings.batch_max_documents, self._settings.batch_max_bytes)
+            events = await self._inbox.take(self._settings.batch_max_documents, self._batch_bytes)
             self._idle.clear()
             self._batch = {event.partition for event in events}
             try:

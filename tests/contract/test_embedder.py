@@ -12,6 +12,7 @@ import platform
 import random
 import statistics
 import subprocess
+from collections.abc import Iterator
 from importlib.util import find_spec
 from typing import Literal
 
@@ -23,9 +24,11 @@ from app.model.embedder import Embedder
 from app.model.folder import ModelFolder
 from app.model.hashing import HashingEmbedder
 from app.model.load import load_embedder
-from app.model.openvino_bert import OpenVinoBert
+from app.model.server.embedder import HttpEmbedder
 from app.model.source import DEFAULT_MODEL, find_model
+from app.settings import Settings
 from schemas.errors import ModelMissing, UnembeddableText
+from tests.embeddings_server import EmbeddingsServer
 from tests.services import need
 
 TEXTS = ["A mill needs water.", "", "Bonjour, où est le canal ?", "漢字 and 😀\0", "word " * 90, "x" * 300, "short"]
@@ -43,20 +46,36 @@ def folder() -> ModelFolder:
 @pytest.fixture(scope="module")
 def openvino(folder: ModelFolder) -> Embedder:
     need(find_spec("openvino") is not None, "openvino is not installed")
-    return load_embedder(DEFAULT_MODEL, "openvino", "f32", 0)
+    return loaded("openvino", "f32")
 
 
 @pytest.fixture(scope="module")
 def reference(folder: ModelFolder) -> Embedder:
     installed = find_spec("sentence_transformers") is not None and find_spec("torch") is not None
     need(installed, "sentence-transformers with torch is not installed: `pip install sentence-transformers`")
-    return load_embedder(DEFAULT_MODEL, "reference", "auto", 0)
+    return loaded("reference", "auto")
+
+
+@pytest.fixture(scope="module")
+def http() -> Iterator[Embedder]:
+    with EmbeddingsServer() as server:
+        settings = Settings(_env_file=None, runtime="http", embeddings_url=server.url, embeddings_batch_texts=3)
+        embedder = HttpEmbedder(settings)
+        yield embedder
+        embedder.close()
+
+
+def loaded(runtime: str, precision: str, threads: int = 0) -> Embedder:
+    return load_embedder(
+        Settings(_env_file=None, runtime=runtime, precision=precision, model=DEFAULT_MODEL, model_threads=threads)
+    )
 
 
 @pytest.fixture(
     scope="module",
     params=[
         "hashing",
+        "http",
         pytest.param("openvino", marks=pytest.mark.model),
         pytest.param("reference", marks=[pytest.mark.model, pytest.mark.reference]),
     ],
@@ -129,8 +148,8 @@ def test_related_texts_are_nearer_than_unrelated_ones(openvino: Embedder) -> Non
 
 
 @pytest.mark.model
-def test_a_number_of_threads_does_not_change_the_vectors(folder: ModelFolder, openvino: Embedder) -> None:
-    single = OpenVinoBert(folder, "f32", threads=1)
+def test_a_number_of_threads_does_not_change_the_vectors(openvino: Embedder) -> None:
+    single = loaded("openvino", "f32", threads=1)
     assert (single.embed(TEXTS) * openvino.embed(TEXTS)).sum(axis=1).min() > 0.9999
 
 
@@ -149,13 +168,12 @@ def test_a_number_of_threads_does_not_change_the_vectors(folder: ModelFolder, op
     ],
 )
 def test_openvino_gives_the_vectors_of_the_reference(
-    folder: ModelFolder,
     reference: Embedder,
     precision: Literal["f32", "bf16"],
     least_cosine: float,
     least_overlap: float,
 ) -> None:
-    fast = OpenVinoBert(folder, precision)
+    fast = loaded("openvino", precision)
     found = agreement(fast, reference, standard_library_docstrings(200))
     assert found.cosine_min >= least_cosine
     assert found.top10_overlap >= least_overlap

@@ -83,3 +83,28 @@ def test_without_redis_nobody_can_say_and_nothing_fails() -> None:
     registry.announce(ONE)
     registry.withdraw(ONE)
     assert registry.urls() is None
+
+
+@pytest.mark.redis
+def test_what_a_worker_tells_is_found_with_it_and_roles_do_not_see_each_other(link: RedisLink) -> None:
+    collection = uuid.uuid4().hex
+    index, embed = Registry(link, collection), Registry(link, collection, "embed")
+    index.announce(ONE)
+    embed.announce("two", {"hits": 1})
+    embed.announce("two", {"hits": 2})
+    assert (index.told(), embed.told()) == ({ONE: {}}, {"two": {"hits": 2}})
+    assert index.urls() == [ONE]
+
+
+@pytest.mark.redis
+def test_entries_that_are_not_ours_are_left_out_and_swept(registry: Registry, link: RedisLink) -> None:
+    registry.announce(ONE)
+    link.call(lambda client: client.hset(registry._key, mapping={"x": "not json", "y": "[]", "z": '{"url": "u"}'}))
+    assert registry.urls() == [ONE]
+    assert link.call(lambda client: client.hkeys(registry._key)) == [ONE.encode()]
+
+
+@pytest.mark.redis
+def test_an_entry_of_the_version_before_is_a_worker_that_tells_nothing(registry: Registry, link: RedisLink) -> None:
+    link.call(lambda client: client.hset(registry._key, ONE, b'{"url": "%b", "alive_until_ms": 9e15}' % ONE.encode()))
+    assert registry.told() == {ONE: {}}

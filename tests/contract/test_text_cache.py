@@ -4,18 +4,17 @@ from __future__ import annotations
 
 import time
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Iterable, Iterator
 
 import pytest
 import redis
 
-from app.embed.cache import TextCache
+from app.embed.cache import Caches, TextCache
 from app.local.redis import LocalRedis, find_redis_server
 from app.redis_link import RedisLink
 from app.settings import Settings
 from tests.services_local import redis_or_skip
 
-Make = Callable[..., TextCache]
 TEXTS = ["first", "second", "ключ", ""]
 TIMEOUT_MS = 200
 
@@ -32,14 +31,19 @@ def cache(link: RedisLink, name: str = "vector", fingerprint: str = "m", memory_
     return TextCache(link, name, fingerprint, memory_bytes, 1)
 
 
+def known(own: TextCache, keys: Iterable[bytes]) -> dict[bytes, bytes]:
+    found = own.get(keys)
+    return found.memory | found.redis
+
+
 def test_what_was_put_is_got_and_nothing_else(link: RedisLink) -> None:
     own = cache(link, fingerprint=uuid.uuid4().hex)
     keys = own.keys(TEXTS)
     assert len(set(keys)) == len(TEXTS)
-    assert own.get(keys) == {}
+    assert known(own, keys) == {}
     own.put({keys[0]: b"0", keys[2]: b"2"})
-    assert own.get([*keys, keys[0]]) == {keys[0]: b"0", keys[2]: b"2"}
-    assert own.get([]) == {}
+    assert known(own, [*keys, keys[0]]) == {keys[0]: b"0", keys[2]: b"2"}
+    assert known(own, []) == {}
 
 
 def test_another_model_or_another_kind_has_other_entries(link: RedisLink) -> None:
@@ -47,22 +51,22 @@ def test_another_model_or_another_kind_has_other_entries(link: RedisLink) -> Non
     own = cache(link, fingerprint=fingerprint)
     own.put(dict.fromkeys(own.keys(["x"]), b"v"))
     for other in (cache(link, fingerprint=fingerprint + "'"), cache(link, name="cut", fingerprint=fingerprint)):
-        assert other.get(other.keys(["x"])) == {}
+        assert known(other, other.keys(["x"])) == {}
 
 
 def test_the_memory_forgets_what_was_used_least_lately() -> None:
     own = cache(RedisLink(Settings(_env_file=None, redis_url="")), memory_bytes=3 * 300)
     a, b, c, d = own.keys("abcd")
     own.put({a: b"a" * 100, b: b"b" * 100, c: b"c" * 100})
-    own.get([a])
+    known(own, [a])
     own.put({d: b"d" * 100})
-    assert set(own.get([a, b, c, d])) == {a, c, d}
+    assert set(known(own, [a, b, c, d])) == {a, c, d}
 
 
 def test_without_room_and_without_redis_nothing_is_kept() -> None:
     own = cache(RedisLink(Settings(_env_file=None, redis_url="")), memory_bytes=0)
     own.put(dict.fromkeys(own.keys(["x"]), b"v"))
-    assert own.get(own.keys(["x"])) == {}
+    assert known(own, own.keys(["x"])) == {}
 
 
 @pytest.mark.redis
@@ -73,10 +77,50 @@ def test_what_one_process_computed_another_finds_in_redis(shared_redis: LocalRed
     keys = one.keys([str(number) for number in range(1200)])
     values = {key: bytes([number % 256]) * 9 for number, key in enumerate(keys)}
     one.put(values)
-    assert other.get(keys) == values
+    assert known(other, keys) == values
     with redis.Redis.from_url(shared_redis.url) as client:
         ttls = {client.ttl(b"headrace:vector:%b:%b" % (one._salt[:6].hex().encode(), key)) for key in keys[:50]}
     assert 3590 <= min(ttls) < max(ttls) <= 3960  # spread, so that a bulk load does not expire all at once
+    link.close()
+
+
+@pytest.mark.redis
+def test_it_tells_what_was_in_this_process_and_what_in_redis(shared_redis: LocalRedis) -> None:
+    link = RedisLink(Settings(_env_file=None, redis_url=shared_redis.url, redis_timeout_ms=5000))
+    fingerprint = uuid.uuid4().hex
+    one, other = cache(link, fingerprint=fingerprint), cache(link, fingerprint=fingerprint)
+    a, b, c = one.keys("abc")
+    one.put({a: b"a"})
+    other.put({b: b"b"})
+    for redis_has in ({b: b"b"}, {}):
+        found = one.get([c, b, a, b])
+        assert found.redis == redis_has
+        assert found.memory == ({a: b"a"} if redis_has else {a: b"a", b: b"b"})
+    link.close()
+
+
+def test_a_value_that_is_put_again_takes_its_room_once() -> None:
+    own = cache(RedisLink(Settings(_env_file=None, redis_url="")), memory_bytes=2 * 300)
+    a, b = own.keys("ab")
+    for value in (b"1" * 100, b"2" * 50, b"3" * 100):
+        own.put({a: value})
+    own.put({b: b"b" * 100})
+    assert known(own, [a, b]) == {a: b"3" * 100, b: b"b" * 100}
+
+
+@pytest.mark.redis
+def test_vectors_and_cuts_are_kept_in_one_call(shared_redis: LocalRedis) -> None:
+    link = RedisLink(Settings(_env_file=None, redis_url=shared_redis.url, redis_timeout_ms=5000))
+    fingerprint = uuid.uuid4().hex
+    vectors, cuts = (cache(link, name, fingerprint, memory_bytes=0) for name in ("vector", "cut"))
+    (key,) = vectors.keys(["x"])
+    with link.batch() as batch:
+        Caches(link, vectors, cuts).keep({key: b"v"}, {key: b"c"})
+    assert batch.calls == 1
+    assert (known(vectors, [key]), known(cuts, [key])) == ({key: b"v"}, {key: b"c"})
+    with link.batch() as batch:
+        Caches(link, vectors, cuts).keep({}, {})
+    assert batch.calls == 0
     link.close()
 
 
@@ -90,12 +134,12 @@ def test_a_redis_that_dies_midway_costs_one_short_wait_and_no_exception() -> Non
         own.put({key: b"v"})
         server.kill()
         started = time.monotonic()
-        assert own.get([key, other]) == {key: b"v"}
+        assert known(own, [key, other]) == {key: b"v"}
         own.put({other: b"w"})
         for _ in range(50):
-            assert own.get(own.keys([uuid.uuid4().hex])) == {}
+            assert known(own, own.keys([uuid.uuid4().hex])) == {}
         assert time.monotonic() - started < 10 * TIMEOUT_MS / 1000
-        assert (link.state, own.get([other])) == ("unavailable", {other: b"w"})
+        assert (link.state, known(own, [other])) == ("unavailable", {other: b"w"})
         link.close()
 
 
@@ -110,7 +154,7 @@ def test_a_redis_that_hangs_is_given_up_after_its_timeout_and_then_left_alone() 
         started = time.monotonic()
         keys = own.keys([str(number) for number in range(100)])
         for key in keys:
-            assert own.get([key]) == {}
+            assert known(own, [key]) == {}
         assert time.monotonic() - started < 10 * TIMEOUT_MS / 1000
         assert link.failures < 5
         link.close()

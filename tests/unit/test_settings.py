@@ -59,7 +59,7 @@ def test_variables_of_others_are_left_alone(monkeypatch: pytest.MonkeyPatch, tmp
         ("partitions", "none", "integer"),
         ("partitions", "0", "greater than or equal to 1"),
         ("port", "65536", "less than or equal to 65535"),
-        ("runtime", "cuda", "'auto', 'openvino', 'reference' or 'hashing'"),
+        ("runtime", "cuda", "'reference', 'http' or 'hashing'"),
         ("precision", "int8", "'auto', 'f32' or 'bf16'"),
         ("log_level", "loud", "'debug', 'info', 'warning' or 'error'"),
         ("kafka_security_protocol", "TLS", "'PLAINTEXT', 'SSL', 'SASL_PLAINTEXT' or 'SASL_SSL'"),

@@ -122,7 +122,7 @@ def test_without_a_worker_the_file_alone_is_measured(tmp_path: Path, capsys: pyt
 def test_the_queries_of_a_file_win_over_those_of_the_worker(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(tune_queries, "load_embedder", lambda *_: HashingEmbedder(DIM))
+    monkeypatch.setattr(tune_queries, "load_embedder", lambda *_, **__: HashingEmbedder(DIM))
     (tmp_path / "q.txt").write_text("\ufeffwater mill\n\n  head race \nwater mill\n", encoding="utf-8")
     with worker(tmp_path) as (shards, url):
         for query in random_units(25, seed=2):

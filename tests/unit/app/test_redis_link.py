@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import threading
 from typing import Any
 
 import pytest
@@ -23,14 +24,18 @@ class Clock:
 
 
 class Redis:
-    """Stands for the server: counts the calls, fails while `down`."""
+    """Stands for the server: counts the calls, each of which takes so long, and fails while `down`."""
 
-    def __init__(self) -> None:
+    def __init__(self, clock: Clock | None = None, takes_s: float = 0.0) -> None:
         self.calls = 0
         self.down = False
+        self.takes_s = takes_s
+        self._clock = clock
 
     def __call__(self, _: Any) -> str:
         self.calls += 1
+        if self._clock is not None:
+            self._clock.now += self.takes_s
         if self.down:
             raise redis.ConnectionError("cut")
         return "answer"
@@ -76,6 +81,64 @@ def test_while_it_is_left_alone_nothing_is_asked_and_the_state_says_so(link: Red
     clock.now += FIRST_PAUSE_S
     server.down = False
     assert link.call(server) == "answer"  # the pause began anew at its shortest
+
+
+def test_calls_that_are_each_in_time_are_too_many_for_a_batch_when_they_have_used_up_its_time(
+    link: RedisLink, clock: Clock
+) -> None:
+    server = Redis(clock, 0.15)
+    with link.batch() as batch:
+        assert [link.call(server) for _ in range(6)] == ["answer"] * 3 + [None] * 3
+    assert (server.calls, batch.calls, link.failures, link.state) == (3, 3, 1, "unavailable")
+    assert batch.spent_s == pytest.approx(0.45)
+
+
+def test_a_batch_asks_no_more_after_its_time_even_when_the_pause_is_over(link: RedisLink, clock: Clock) -> None:
+    server = Redis(clock, 0.5)
+    with link.batch():
+        assert link.call(server) == "answer"
+        clock.now += LONGEST_PAUSE_S  # the model
+        assert (link.call(server), server.calls) == (None, 1)
+
+
+def test_a_slow_redis_is_left_alone_longer_each_time_until_a_whole_batch_is_in_time(
+    link: RedisLink, clock: Clock
+) -> None:
+    server, pauses = Redis(clock, 0.3), []
+    while len(pauses) < 4:
+        with link.batch():
+            answers = [link.call(server) for _ in range(6)]
+        assert answers == ["answer", "answer", None, None, None, None]
+        ended = clock.now
+        while link.call(server) is None:  # outside of a batch: shows no more than that it is there
+            clock.now += FIRST_PAUSE_S / 8
+        pauses.append(clock.now - 0.3 - ended)
+    assert pauses == pytest.approx([0.5, 1.0, 2.0, 4.0])
+    assert link.state == "unavailable"
+    server.takes_s = 0.001
+    with link.batch():
+        assert [link.call(server) for _ in range(6)] == ["answer"] * 6
+    assert link.state == "ok"
+
+
+def test_a_batch_with_a_call_that_failed_does_not_end_an_outage(link: RedisLink, clock: Clock) -> None:
+    server = Redis()
+    with link.batch():
+        link.call(server)
+        server.down = True
+        link.call(server)
+    assert (link.state, link.failures) == ("unavailable", 1)
+
+
+def test_what_other_threads_ask_is_not_on_the_account_of_a_batch(link: RedisLink, clock: Clock) -> None:
+    slow = Redis(clock, 10.0)
+    with link.batch() as batch:
+        other = threading.Thread(target=link.call, args=(slow,))
+        other.start()
+        other.join(10)
+        assert (slow.calls, batch.spent_s, batch.calls) == (1, 0.0, 0)
+        assert link.call(Redis()) == "answer"
+    assert link.state == "ok"
 
 
 def test_an_outage_is_told_once_and_its_end_once_and_never_a_password(

@@ -27,6 +27,8 @@ from tests.unit.embed.parts import LogProducer, event
 class Pipeline:
     """Stands for EmbedPipeline. fail: how often; gate: holds the batch up while it is not set."""
 
+    batch_bytes = 2**16
+
     def __init__(self) -> None:
         self.batches: list[list[tuple[int, int]]] = []
         self.first: list[dict[int, int]] = []

@@ -12,9 +12,11 @@ import orjson
 from numpy.typing import NDArray
 
 from app.embed.applied import AppliedState, AppliedStore, MemoryApplied, Span
-from app.embed.cache import TextCache
-from app.embed.chunks import Caches, ChunkEmbedder
+from app.embed.cache import Caches, TextCache
+from app.embed.chunks import ChunkEmbedder
+from app.embed.claims import Claims
 from app.embed.coalesce import content_hash
+from app.embed.economics import Economics
 from app.embed.events import Work
 from app.embed.pipeline import EmbedPipeline
 from app.embed.records import RecordFactory
@@ -150,21 +152,24 @@ class Parts:
     max_record_bytes: int = 100_000
     owned: Callable[[int], bool] = lambda _: True
     dtype: str = "float16"
+    settings: Settings = SETTINGS
 
     def __post_init__(self) -> None:
         self.restart()
 
     def restart(self) -> None:
         """As a worker that was killed comes back: what was in memory is gone, Redis and Kafka are not."""
-        link = RedisLink(SETTINGS)
-        self.caches = Caches(
-            *(TextCache(link, name, self.embedder.fingerprint, self.cache_bytes, 1) for name in ("vector", "cut"))
+        link = self.link = RedisLink(self.settings)
+        vectors, cuts = (
+            TextCache(link, name, self.embedder.fingerprint, self.cache_bytes, 1) for name in ("vector", "cut")
         )
-        chunker = Chunker(self.embedder.tokenizer, 32)
-        chunks = ChunkEmbedder(self.embedder, chunker, self.caches, self.metrics, self.dtype)
+        self.caches = Caches(link, vectors, cuts)
+        chunker, claims = Chunker(self.embedder.tokenizer, 32), Claims(link, vectors, lambda: False)
+        economics = Economics(self.metrics)
+        self.chunks = ChunkEmbedder(self.embedder, chunker, self.caches, claims, economics, self.dtype)
         self.pipeline = EmbedPipeline(
-            chunks,
-            self.caches,
+            self.chunks,
+            link,
             self.applied,
             RecordFactory("d.changes", "d.vectors", "d.dlq", "epoch", self.embedder.fingerprint),
             self.producer,
@@ -176,6 +181,11 @@ class Parts:
 
     def process(self, *events: Event) -> set[int]:
         return self.pipeline.process(events, lambda partition: self.owned(partition))
+
+    def sources(self, what: str) -> dict[str, float]:
+        """How many `chunks` or `cuts` came from where."""
+        (metric,) = getattr(self.metrics, what).collect()
+        return {item.labels["source"]: item.value for item in metric.samples if item.name.endswith("_total")}
 
     def outcome(self, name: str) -> float:
         """How many events ended so."""

@@ -142,7 +142,8 @@ def test_identical_texts_are_embedded_once() -> None:
     assert sorted(parts.embedder.seen) == ["other", "same"]
     parts.process(event(3, "d", "same"))
     assert parts.embedder.texts == 2
-    assert parts.metrics.registry.get_sample_value("headrace_embed_chunks_total", {"source": "cache"}) == 2
+    assert parts.sources("chunks") == {"model": 2, "batch": 1, "memory": 1, "redis": 0, "worker": 0}
+    assert parts.sources("cuts") == {"chunker": 2, "batch": 1, "memory": 1, "redis": 0}
 
 
 def test_without_any_cache_the_same_is_produced() -> None:
@@ -262,6 +263,36 @@ def test_a_broken_text_is_not_remembered_and_is_found_again_when_it_comes_again(
     assert len(dead(parts.producer.log)) == 2
 
 
+@pytest.mark.parametrize("bad", [0, 1])
+def test_of_two_changes_that_cannot_be_compared_alone_the_good_one_is_produced_and_remembered(bad: int) -> None:
+    """One with and one without a version: both are kept in a batch. What fails leaves nothing behind."""
+    parts = Parts(MoodyEmbedder("poison", at_position))
+    texts = ["poison" if n == bad else "good" for n in range(2)]
+    batch = [event(1, "a", texts[0], version=3), event(2, "a", texts[1])]
+    parts.process(event(0, "a", "before", version=1))
+    parts.process(*batch)
+    told = [item for item in vectors(parts.producer.take()) if item.document is not None][1:]
+    assert [item.document.text for item in told if item.document] == ["good"]
+    headers = told[0].headers
+    assert (headers.version, headers.version_floor, headers.through) == ((None, 1, 2) if bad == 0 else (3, None, 2))
+    assert (parts.outcome("embed"), parts.outcome("dead_letter")) == (3, 1)
+
+    calls = parts.embedder.calls
+    parts.process(batch[1 - bad])
+    assert (parts.embedder.calls, parts.outcome("redelivered")) == (calls, 1)
+    parts.process(event(3, "a", "later", version=2))  # the version 3 was never applied, if that was the bad one
+    assert len([item for item in vectors(parts.producer.log) if item.document]) == (1 if bad == 0 else 0)
+
+
+def test_a_change_judged_by_one_that_then_failed_is_judged_again_without_it() -> None:
+    """Version 2 is older than version 3, but 3 was a dead letter: one by one, 2 would have been applied."""
+    parts = Parts(MoodyEmbedder("poison", at_position))
+    batch = [event(0, "a", "poison", version=3), event(1, "a", "between"), event(2, "a", "two", version=2)]
+    parts.process(*batch)
+    assert folded(parts.producer.log) == {(0, "a"): ("two", None, {})}
+    assert (parts.outcome("stale"), parts.outcome("dead_letter"), parts.outcome("embed")) == (0, 1, 3)
+
+
 # --- what may succeed later
 
 
@@ -342,8 +373,7 @@ STEPS: dict[str, Callable[[Parts], tuple[Any, str]]] = {
     "ownership": lambda parts: (parts, "owned"),
     "produce": lambda parts: (parts.producer, "deliver"),
     "remember": lambda parts: (parts.applied, "put"),
-    "keep vectors": lambda parts: (parts.caches.vectors, "put"),
-    "keep cuts": lambda parts: (parts.caches.cuts, "put"),
+    "keep": lambda parts: (parts.caches, "keep"),
 }
 
 

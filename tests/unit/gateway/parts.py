@@ -168,6 +168,7 @@ class FakeRegistry(Registry):
     def __init__(self) -> None:
         super().__init__(RedisLink(Settings(_env_file=None, redis_url="")), "c")
         self.known: list[str] | None = []
+        self.embed_workers: dict[str, dict[str, Any]] | None = {}
 
     def urls(self) -> list[str] | None:
         return self.known
@@ -228,7 +229,8 @@ async def gateway(
         session = await stack.enter_async_context(aiohttp.ClientSession())
         directory = Directory(registry, settings.index_urls, session)
         fanout = Fanout(directory, session, settings.shard_timeout_ms)
-        parts = Gateway(settings, directory, fanout, queries, lambda: "ok", metrics)
+        embed_workers = lambda: registry.embed_workers  # noqa: E731
+        parts = Gateway(settings, directory, fanout, queries, lambda: "ok", embed_workers, metrics)
         client = await stack.enter_async_context(TestClient(TestServer(parts.application())))
         served = Served(client, directory, registry)
         served.metrics = metrics

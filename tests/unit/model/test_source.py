@@ -8,7 +8,7 @@ import pytest
 from app.model import source
 from app.model.chunker import CHUNKER_VERSION
 from app.model.folder import ModelFolder
-from app.model.source import DEFAULT_MODEL, find_model, fingerprint
+from app.model.source import DEFAULT_MODEL, find_model, fingerprint, model_revision
 from schemas.errors import ModelMissing
 
 
@@ -59,14 +59,16 @@ def test_a_folder_is_found_where_it_is(tmp_path: Path) -> None:
 @pytest.mark.model
 def test_the_short_name_of_the_default_model_is_the_same_model(model_folder: ModelFolder) -> None:
     assert find_model("all-MiniLM-L6-v2") == find_model(DEFAULT_MODEL) == model_folder.path
-    assert fingerprint(model_folder, 384).startswith("all-MiniLM-L6-v2@")
+    assert fingerprint(model_folder, 384, "0").startswith("all-MiniLM-L6-v2@0/384/")
 
 
 def test_a_copy_elsewhere_has_the_same_fingerprint(tmp_path: Path) -> None:
     original = make_model(tmp_path / "here" / "m")
     shutil.copytree(original.path, tmp_path / "there" / "m")
-    assert fingerprint(ModelFolder(tmp_path / "there" / "m", "someone/m"), 8) == fingerprint(original, 8)
-    assert fingerprint(original, 8).endswith(f"/8/mean/norm/float/{CHUNKER_VERSION}")
+    copy = ModelFolder(tmp_path / "there" / "m", "someone/m")
+    assert model_revision(copy) == model_revision(original)
+    assert fingerprint(copy, 8, "0") == fingerprint(original, 8, "0")
+    assert fingerprint(original, 8, "0").endswith(f"/8/mean/norm/float/{CHUNKER_VERSION}")
 
 
 @pytest.mark.parametrize(
@@ -77,13 +79,14 @@ def test_a_copy_elsewhere_has_the_same_fingerprint(tmp_path: Path) -> None:
         {"tokenizer.json": "[]"},
         {"1_Pooling/config.json": '{"pooling_mode_cls_token": true}'},
         {"sentence_bert_config.json": '{"max_seq_length": 64}'},
+        {"2_Dense/config.json": '{"activation_function": "torch.nn.Tanh"}'},
     ],
     ids=lambda change: next(iter(change)),
 )
 def test_anything_that_changes_vectors_changes_the_fingerprint(tmp_path: Path, change: dict[str, str]) -> None:
     plain = make_model(tmp_path / "a" / "m")
     changed = make_model(tmp_path / "b" / "m", **change)
-    assert fingerprint(changed, 8) != fingerprint(plain, 8)
+    assert model_revision(changed) != model_revision(plain)
 
 
 def test_old_and_new_pooling_configurations_mean_the_same(tmp_path: Path) -> None:
@@ -100,6 +103,6 @@ def test_the_longest_input_is_what_the_model_was_trained_with_else_what_it_can_t
 
 def test_a_folder_without_weights_or_configuration_is_a_missing_model(tmp_path: Path) -> None:
     with pytest.raises(ModelMissing, match="weights"):
-        fingerprint(ModelFolder(tmp_path, "m"), 8)
+        model_revision(ModelFolder(tmp_path, "m"))
     with pytest.raises(ModelMissing, match=r"config\.json"):
         _ = ModelFolder(tmp_path, "m").config

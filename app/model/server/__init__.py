@@ -1,0 +1,1 @@
+"""A model behind HTTP, with the embeddings API of OpenAI."""

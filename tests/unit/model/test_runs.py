@@ -1,0 +1,89 @@
+from __future__ import annotations
+
+from itertools import product
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from app.model.runs import Run, TokenBudget, Tokens, plan
+
+CALL_TOKENS = 64
+
+
+def tokens_of(lengths: list[int]) -> list[Tokens]:
+    return [Tokens(index, [7] * length) for index, length in enumerate(sorted(lengths, reverse=True))]
+
+
+def cost(runs: list[Run]) -> int:
+    return sum(run.padded_tokens + CALL_TOKENS for run in runs)
+
+
+@given(
+    st.lists(st.integers(0, 300), min_size=1, max_size=60),
+    st.integers(1, 2048),
+    st.sampled_from([1, 8, 16]),
+)
+def test_every_text_is_in_one_run_that_has_room_for_it(lengths: list[int], budget: int, step: int) -> None:
+    texts = tokens_of(lengths)
+    runs = plan(texts, budget, step)
+    assert [text for run in runs for text in run.texts] == texts
+    for run in runs:
+        assert run.length % step == 0
+        assert all(len(text.ids) <= run.length for text in run.texts)
+        assert run.padded_tokens <= budget or len(run.texts) == 1
+
+
+@given(st.lists(st.integers(1, 100), min_size=1, max_size=7))
+def test_no_other_grouping_of_neighbours_costs_less(lengths: list[int]) -> None:
+    texts = tokens_of(lengths)
+
+    def grouped(cuts: tuple[bool, ...]) -> list[Run]:
+        runs, first = [], 0
+        for at, cut in enumerate((*cuts, True), start=1):
+            if cut:
+                runs.append(Run(texts[first:at], -(-len(texts[first].ids) // 16) * 16))
+                first = at
+        return runs
+
+    possible = [grouped(cuts) for cuts in product((False, True), repeat=len(texts) - 1)]
+    assert cost(plan(texts, 10**6, 16)) == min(map(cost, possible))
+
+
+def test_a_text_longer_than_the_budget_runs_alone() -> None:
+    assert [(len(run.texts), run.length) for run in plan(tokens_of([100, 100]), 64, 16)] == [(1, 112), (1, 112)]
+
+
+def test_no_texts_are_no_runs() -> None:
+    assert plan([], 2048, 16) == []
+
+
+def test_padding_is_masked() -> None:
+    ids, mask = Run([Tokens(0, [5, 6, 7]), Tokens(1, [8])], 4).arrays(pad_id=9)
+    assert ids.tolist() == [[5, 6, 7, 9], [8, 9, 9, 9]]
+    assert mask.tolist() == [[True, True, True, False], [True, False, False, False]]
+
+
+def test_the_budget_halves_when_memory_runs_out_and_comes_back_slowly(caplog: pytest.LogCaptureFixture) -> None:
+    now = [0.0]
+    budget = TokenBudget(2048, lambda: now[0])
+    budget.ran_out(2048)
+    budget.ran_out(1000)
+    assert budget.tokens == 500
+    now[0] += 29
+    assert budget.tokens == 500
+    seen = []
+    for _ in range(8):
+        now[0] += 30
+        seen.append(budget.tokens)
+    assert seen[0] == 626
+    assert seen == sorted(seen)
+    assert seen[-1] == 2048
+    assert [record.levelname for record in caplog.records].count("WARNING") == 2
+
+
+def test_the_budget_never_falls_to_nothing() -> None:
+    budget = TokenBudget(64)
+    for _ in range(20):
+        budget.ran_out(1)
+    assert budget.tokens >= 1

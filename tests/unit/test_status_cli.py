@@ -1,0 +1,188 @@
+"""`headrace status`: what it prints, its exit status, and what it says where nobody answers."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterator
+from typing import Any
+
+import orjson
+import pytest
+from aiohttp import web
+from click.testing import CliRunner, Result
+
+from app.cli.status import status
+from app.embed.status import EmbedStatus
+from app.local.process import free_port
+from app.observe.http import HttpThread, json_response, listen
+from schemas.errors import ServiceMissing
+from tests.unit.embed.parts import Parts, event
+
+SHARD = {
+    "shard": 0,
+    "replica": "0",
+    "worker": "http://127.0.0.1:8081",
+    "state": "ready",
+    "paused": None,
+    "reason": None,
+    "documents": 1234,
+    "chunks": 2345,
+    "applied_offset": 9,
+    "as_of": "2026-11-21T01:50:33.127Z",
+    "staleness_ms": 38,
+}
+ANSWER: dict[str, Any] = {
+    "collection": "documents",
+    "ready": True,
+    "reason": None,
+    "model": "m@1",
+    "documents": 1234,
+    "chunks": 2345,
+    "as_of": "2026-11-21T01:50:33.127Z",
+    "staleness_ms": 38,
+    "freshness_objective_ms": 1000,
+    "shards": [SHARD],
+    "embed_workers": [],
+    "recent": [],
+    "services": {"redis": "ok"},
+}
+
+
+def worker(reason: str | None = None) -> dict[str, Any]:
+    """What a real worker tells after three chunks, one of them from a cache."""
+    parts = Parts()
+    parts.process(event(0, "a", "x"), event(1, "b", "y"), event(2, "c", "x"))
+    return EmbedStatus("here:8082", parts.embedder, parts.link, parts.metrics, lambda: reason, lambda: [0, 1]).body()
+
+
+class Server:
+    """Answers /status with whatever is in `answer`."""
+
+    def __init__(self) -> None:
+        self.answer: Any = copy.deepcopy(ANSWER)
+        bound = listen("127.0.0.1", 0, "a test")
+        application = web.Application()
+        application.add_routes([web.get("/status", self._status)])
+        self._http = HttpThread(application, bound)
+        self._http.start()
+        self.port = self._http.port
+        self.url = f"http://127.0.0.1:{self.port}"
+
+    def close(self) -> None:
+        self._http.close()
+
+    async def _status(self, _: web.Request) -> web.Response:
+        if isinstance(self.answer, bytes):
+            return web.Response(body=self.answer)
+        return json_response(self.answer)
+
+
+@pytest.fixture
+def gateway() -> Iterator[Server]:
+    server = Server()
+    yield server
+    server.close()
+
+
+@pytest.fixture
+def local(monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
+    """An embed worker's own HTTP, at the address of the settings."""
+    server = Server()
+    monkeypatch.setenv("HEADRACE_EMBED_PORT", str(server.port))
+    yield server
+    server.close()
+
+
+@pytest.fixture(autouse=True)
+def _nobody_local(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HEADRACE_EMBED_PORT", str(free_port()))
+
+
+def run(server: Server, *arguments: str) -> Result:
+    return CliRunner(env={"COLUMNS": "200"}).invoke(
+        status, ["--url", server.url, *arguments], standalone_mode=False, catch_exceptions=False
+    )
+
+
+def test_everything_ready_is_shown_with_its_numbers_and_status_0(gateway: Server) -> None:
+    gateway.answer["embed_workers"] = [worker()]
+    result = run(gateway)
+    assert result.return_value == 0
+    for words in (
+        "documents ready",
+        "model m@1, Redis ok",
+        "1,234 documents, 2,345 chunks, as of 2026-11-21T01:50:33.127Z, 38 ms stale",
+        "http://127.0.0.1:8081",
+        "embed worker here:8082 ready",
+        "hashing",
+        "3 embed",
+        "33.3% hits: 1 hits, 2 misses (2 model, 1 batch)",
+        "not configured, 0.0 s spent, 0 failures",
+        "on average 3.0 events",
+    ):
+        assert words in result.output, words
+    assert "in the way" not in result.output
+
+
+@pytest.mark.parametrize(
+    ("changes", "told"),
+    [
+        ({"ready": False, "reason": "shard 1 missing"}, "shard 1 missing"),
+        ({"shards": [SHARD | {"paused": "no room"}]}, "shard 0 of replica 0 paused: no room"),
+        ({"embed_workers": []}, "no embed worker runs"),
+        ({"embed_workers": [worker("EmbedderUnavailable: gone")]}, "embed worker here:8082: EmbedderUnavailable: gone"),
+    ],
+)
+def test_whatever_is_in_the_way_is_named_with_status_1(gateway: Server, changes: dict[str, Any], told: str) -> None:
+    gateway.answer |= {"embed_workers": [worker()]} | changes
+    result = run(gateway)
+    assert result.return_value == 1
+    assert told in result.output.partition("in the way")[2]
+    assert "documents not ready" in result.output
+
+
+def test_json_is_the_answer_as_it_was_given_with_the_same_status(gateway: Server) -> None:
+    for ready, expected in ((True, 0), (False, 1)):
+        gateway.answer |= {"embed_workers": [worker()], "reason": None if ready else "shard 1 missing"}
+        result = run(gateway, "--json")
+        assert (orjson.loads(result.output), result.return_value) == (gateway.answer, expected)
+
+
+def test_a_shard_that_nobody_has_is_shown(gateway: Server) -> None:
+    unknown = dict.fromkeys(("replica", "worker", "paused", "reason", "applied_offset", "as_of", "staleness_ms"))
+    missing = {"shard": 1, "state": "missing", "documents": 0, "chunks": 0} | unknown
+    gateway.answer |= {"shards": [SHARD, missing], "reason": "shard 1 missing", "as_of": None, "staleness_ms": None}
+    result = run(gateway)
+    assert "nobody" in result.output
+    assert "of unknown age" in result.output
+
+
+def test_without_redis_the_embed_worker_of_this_machine_is_asked(gateway: Server, local: Server) -> None:
+    gateway.answer["embed_workers"] = None
+    local.answer = worker()
+    result = run(gateway)
+    assert "the gateway knows no embed workers, since it has no Redis; this one is on this machine" in result.output
+    assert "embed worker here:8082 ready" in result.output
+    assert result.return_value == 0
+    local.answer = worker("Kafka is away")
+    assert run(gateway).return_value == 1
+
+
+def test_without_redis_and_without_a_worker_here_nothing_is_claimed_of_embed_workers(gateway: Server) -> None:
+    gateway.answer["embed_workers"] = None
+    result = run(gateway)
+    assert "since it has no Redis; none answers on this machine" in result.output
+    assert result.return_value == 0
+
+
+def test_a_gateway_that_is_down_is_one_line() -> None:
+    url = f"http://127.0.0.1:{free_port()}"
+    with pytest.raises(ServiceMissing, match=rf"no gateway at {url} \(--url\): .*headrace serve"):
+        CliRunner().invoke(status, ["--url", url + "/"], standalone_mode=False, catch_exceptions=False)
+
+
+@pytest.mark.parametrize("answer", [b"<html>", b"[1]", {"status": "ok"}, b""])
+def test_what_is_no_gateway_is_said_to_be_none(gateway: Server, answer: Any) -> None:
+    gateway.answer = answer
+    with pytest.raises(ServiceMissing, match="no gateway at"):
+        run(gateway)
