@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from app.model.bert_graph import build_encoder
 from app.model.embedder import unit_rows
 from app.model.folder import ModelFolder
+from app.model.openvino_model import openvino_core
 from app.model.runs import Run, Tokens, plan
 from app.model.source import find_model
 from app.model.token_model import Mask, TokenIds
@@ -152,9 +153,7 @@ def _infer(request: Any, batch: Batch, vectors: NDArray[np.float32]) -> None:
 
 
 def _compiled(graph: Any, precision: str, threads: int, hint: str) -> Any:
-    import openvino
-
     options: dict[str, Any] = {"INFERENCE_PRECISION_HINT": precision, "PERFORMANCE_HINT": hint}
     if threads:  # the product's setting, and what goes with it
         options |= {"INFERENCE_NUM_THREADS": threads, "ENABLE_CPU_PINNING": False}
-    return openvino.Core().compile_model(graph, "CPU", options)
+    return openvino_core().compile_model(graph, "CPU", options)

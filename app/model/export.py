@@ -55,7 +55,7 @@ def export_onnx(folder: ModelFolder, file: Path, program: Any = None) -> None:
     The weights are in the file, those of more than 1 GiB in another one beside it (`file`.data).
     program, and what it raises: see `export_openvino`.
     """
-    _package("onnxscript", "headrace[export]")
+    _package("onnxscript", "headrace[onnx-export]")
     program = program or traced(folder)
     with _quiet(), _fresh(file) as fresh:
         try:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from functools import cache
 from pathlib import Path
 from typing import Any, Literal
 
@@ -61,9 +62,19 @@ class OpenVinoModel:
 def read_graph(file: Path) -> Any:
     """A graph that `headrace model prepare` exported. Raises ModelMissing."""
     try:
-        return import_openvino().Core().read_model(str(file))
+        return openvino_core().read_model(str(file))
     except RuntimeError as error:
         raise ModelMissing(f"OpenVINO cannot read {file}: {error}; `headrace model prepare` makes it anew") from error
+
+
+@cache
+def openvino_core() -> Any:
+    """The one Core of this process, kept for good. Raises ModelMissing.
+
+    On a CPU with AMX a Core gives the thread that makes it another stack for signals. When one ends that was not the
+    last to be made, a stack is left that is unmapped, and the next signal ends the process (segmentation fault).
+    """
+    return import_openvino().Core()
 
 
 def has_amx() -> bool:
@@ -86,7 +97,7 @@ def _compile(graph: Any, precision: str, threads: int, hint: str) -> Any:
         # With pinning, two processes of one thread each land on the same core.
         options |= {"INFERENCE_NUM_THREADS": threads, "ENABLE_CPU_PINNING": False}
     try:
-        return import_openvino().Core().compile_model(graph, "CPU", options)
+        return openvino_core().compile_model(graph, "CPU", options)
     except RuntimeError as error:
         raise ModelMissing(f"OpenVINO cannot compile the model as {precision}: {error}") from error
 

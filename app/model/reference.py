@@ -12,6 +12,7 @@ from app.model.embedder import CPU_BATCH_BYTES, unit_rows
 from app.model.folder import ModelFolder
 from app.model.source import fingerprint
 from app.model.tokens import ModelTokenizer, check_unicode
+from app.model.torch_model import import_torch, no_progress_bars
 from schemas.errors import EmbedderUnavailable, ModelMissing, UnembeddableText
 
 
@@ -56,18 +57,15 @@ class ReferenceEmbedder:
 
 
 def _load(folder: ModelFolder, threads: int) -> tuple[Any, str]:
-    try:
-        import torch
-        from sentence_transformers import SentenceTransformer
-    except ImportError as error:
-        raise ModelMissing(
-            f"the reference runtime needs sentence-transformers with torch ({error}): "
-            "`pip install sentence-transformers`, or use the default runtime (HEADRACE_RUNTIME=auto)"
-        ) from error
+    torch = import_torch()
     if threads:
         torch.set_num_threads(threads)
     device = "cuda" if torch.cuda.is_available() else "cpu"
     try:
-        return SentenceTransformer(str(folder.path), device=device, local_files_only=True), device
+        with no_progress_bars():
+            from sentence_transformers import SentenceTransformer
+
+            model = SentenceTransformer(str(folder.path), device=device, local_files_only=True)
     except (OSError, ValueError, KeyError, RuntimeError) as error:
         raise ModelMissing(f"sentence-transformers cannot load {folder.path}: {error}") from error
+    return model, device

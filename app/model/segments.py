@@ -18,8 +18,7 @@ from app.model.borders import Rank
 from app.model.priorities import HASH_BITS, Hashes
 
 _LEAST_RATIO = 1 / 3  # of the room, for a piece: what is shorter says little, and costs a vector all the same
-_REACHES = (0.75, 0.5)  # in rooms: how far a local maximum looks, and so the least length of a segment
-_LONG_RATIO = 1.5  # segments of more rooms are cut again with the next reach: an edit may change all of a segment
+_REACH_RATIO = 0.5  # of the room: how far a local maximum looks, and the least length of a segment; ADR 13 has others
 # What a piece costs, and the border after it: a paragraph kept whole is worth a quarter of a vector
 _PIECE_COST = 1000
 _SMALL_PIECE_COST = 2500
@@ -62,30 +61,22 @@ def pieces(layout: Layout, room: int) -> list[Range]:
 
     room: that of a piece which has nothing before it. Linear.
     """
-    segments = [(0, len(layout.starts))]
-    for reach in _REACHES:
-        segments = [part for segment in segments for part in _segments(layout, segment, int(reach * room), room)]
+    maxima = _local_maxima(layout, int(_REACH_RATIO * room))
+    segments = pairwise((0, *maxima, len(layout.starts)))
     return [piece for segment in segments for piece in _packed(layout, segment, int(_LEAST_RATIO * room))]
 
 
-def _segments(layout: Layout, segment: Range, reach: int, room: int) -> list[Range]:
-    if layout.size(*segment) <= _LONG_RATIO * room:
-        return [segment]
-    return list(pairwise((segment[0], *_local_maxima(layout, segment, reach), segment[1])))
-
-
-def _local_maxima(layout: Layout, segment: Range, reach: int) -> list[int]:
+def _local_maxima(layout: Layout, reach: int) -> list[int]:
     """Borders that are higher than all others less than `reach` away, and than equal ones before them.
 
-    So whether a border is one depends on nothing further away. The ends of the segment are higher than any.
+    So whether a border is one depends on nothing further away. The ends of the text are higher than any.
     Kept on a stack: borders that nothing higher has followed yet.
     """
-    first, last = segment
-    places, heights = layout.starts[first:last].tolist(), layout.priorities[first:last].tolist()
-    end = places[0] + layout.size(first, last)
-    is_maximum = [False] + [True] * (last - first - 1)
+    places, heights = layout.starts.tolist(), layout.priorities.tolist()
+    end = layout.size(0, len(places))
+    is_maximum = [False] + [True] * (len(places) - 1)
     waiting = [0]
-    for at in range(1, last - first):
+    for at in range(1, len(places)):
         while len(waiting) > 1 and heights[waiting[-1]] < heights[at]:
             lower = waiting.pop()
             if places[at] - places[lower] < reach:
@@ -93,7 +84,7 @@ def _local_maxima(layout: Layout, segment: Range, reach: int) -> list[int]:
         if places[at] - places[waiting[-1]] < reach or end - places[at] < reach:
             is_maximum[at] = False
         waiting.append(at)
-    return [first + at for at, found in enumerate(is_maximum) if found]
+    return [at for at, found in enumerate(is_maximum) if found]
 
 
 def _packed(layout: Layout, segment: Range, least: int) -> list[Range]:

@@ -18,6 +18,7 @@ from app.model.folder import ModelFolder
 from app.model.prepared import check_texts
 from app.model.source import DEFAULT_MODEL, find_model
 from app.model.tokens import ModelTokenizer
+from app.model.torch_model import import_torch
 
 Vectors = NDArray[np.float32]
 Batch = tuple[NDArray[np.int32], NDArray[np.bool_]]
@@ -73,7 +74,7 @@ class Sample:
 
 def small_sample(path: Path, kind: str) -> Sample:
     """A small model, and all of TEXTS in one batch."""
-    return _sample(save_small_model(path, kind), TEXTS, len(TEXTS))
+    return _sample(save_small_model(path, kind), TEXTS, len(TEXTS), encode_texts=1)
 
 
 @cache
@@ -89,12 +90,13 @@ def default_program() -> Any:
     return traced(default_sample().folder)
 
 
-def _sample(folder: ModelFolder, texts: list[str], batch_texts: int) -> Sample:
+def _sample(folder: ModelFolder, texts: list[str], batch_texts: int, encode_texts: int = 32) -> Sample:
+    import_torch()
     from sentence_transformers import SentenceTransformer
 
     reference = SentenceTransformer(str(folder.path), device="cpu", local_files_only=True)
     reference.max_seq_length = folder.max_tokens
-    wanted = reference.encode(texts, batch_size=1, normalize_embeddings=True, show_progress_bar=False)
+    wanted = reference.encode(texts, batch_size=encode_texts, normalize_embeddings=True, show_progress_bar=False)
     token_ids = ModelTokenizer(folder).ids(texts)
     pad_id = int(folder.config.get("pad_token_id") or 0)
     parts = [token_ids[at : at + batch_texts] for at in range(0, len(texts), batch_texts)]
@@ -112,7 +114,7 @@ def _padded(token_ids: list[list[int]], pad_id: int) -> Batch:
 
 def save_small_model(path: Path, kind: str) -> ModelFolder:
     """Make a model of one of KINDS in the empty folder `path`. Takes a tenth of a second once torch is imported."""
-    import torch
+    torch = import_torch()
     from sentence_transformers import SentenceTransformer
     from sentence_transformers.sentence_transformer import modules
 
@@ -124,7 +126,7 @@ def save_small_model(path: Path, kind: str) -> ModelFolder:
         _tokenizer(specials).save_pretrained(path / "inner")
         chain: list[Any] = [modules.Transformer(str(path / "inner"), max_seq_length=MAX_TOKENS)]
         chain.append(modules.Pooling(_HIDDEN, pooling))
-        if kind == "bert-dense":
+        if kind == "bert-cls-dense":
             chain.append(modules.Dense(_HIDDEN, 20))
         chain.append(modules.Normalize())
         SentenceTransformer(modules=chain, device="cpu").save(str(path / "whole"), create_model_card=False)
@@ -187,12 +189,6 @@ def _mpnet() -> tuple[Any, list[str]]:
     return MPNetModel(MPNetConfig(**_sizes(_PAD_SECOND))), _PAD_SECOND
 
 
-def _roberta() -> tuple[Any, list[str]]:
-    from transformers import RobertaConfig, RobertaModel
-
-    return RobertaModel(RobertaConfig(**_sizes(_PAD_SECOND))), _PAD_SECOND
-
-
 def _xlm_roberta() -> tuple[Any, list[str]]:
     from transformers import XLMRobertaConfig, XLMRobertaModel
 
@@ -220,12 +216,10 @@ def _qwen3() -> tuple[Any, list[str]]:
 
 KINDS: dict[str, tuple[Callable[[], tuple[Any, list[str]]], str]] = {
     "bert-mean": (_bert, "mean"),
-    "bert-cls": (_bert, "cls"),
-    "bert-dense": (_bert, "mean"),
+    "bert-cls-dense": (_bert, "cls"),
     "distilbert": (_distilbert, "mean"),
     "mpnet": (_mpnet, "mean"),
-    "roberta": (_roberta, "mean"),
-    "xlm-roberta": (_xlm_roberta, "cls"),
+    "xlm-roberta": (_xlm_roberta, "mean"),
     "modernbert": (_modernbert, "mean"),
     "qwen3": (_qwen3, "lasttoken"),
 }

@@ -16,6 +16,7 @@ from app.model.agreement import agreement_of
 from app.model.export import export_onnx, export_openvino, traced
 from app.model.folder import ModelFolder
 from app.model.onnx_model import OnnxModel
+from app.model.openvino_model import openvino_core
 from app.model.torch_model import load_encoder
 from schemas.errors import ModelMissing
 from tests.services import need
@@ -38,7 +39,7 @@ Run = Callable[[Any, Any], Vectors]
 @pytest.fixture(scope="module", autouse=True)
 def _installed() -> None:
     for package in ("sentence_transformers", "torch", "openvino", "onnxscript", "onnxruntime"):
-        need(find_spec(package) is not None, f"{package} is not installed: `pip install headrace[export]`")
+        need(find_spec(package) is not None, f"{package} is not installed: `pip install headrace[onnx-export]`")
 
 
 @pytest.fixture(scope="module", params=KINDS)
@@ -64,10 +65,8 @@ def bert(tmp_path: Path) -> ModelFolder:
 
 
 def openvino_run(file: Path) -> Run:
-    import openvino
-
     options = {"INFERENCE_PRECISION_HINT": "f32"}
-    request = openvino.Core().compile_model(str(file), "CPU", options).create_infer_request()
+    request = openvino_core().compile_model(str(file), "CPU", options).create_infer_request()
 
     def run(ids: Any, mask: Any) -> Vectors:
         vectors: Vectors = request.infer({"ids": ids, "mask": mask})["vectors"].copy()
@@ -185,7 +184,7 @@ def test_a_tokenizer_that_sentence_transformers_uses_in_another_way_is_refused(b
 @pytest.mark.parametrize(
     ("package", "export", "command"),
     [
-        ("onnxscript", export_onnx, r"headrace\[export\]"),
+        ("onnxscript", export_onnx, r"headrace\[onnx-export\]"),
         ("openvino", export_openvino, "openvino"),
         ("sentence_transformers", export_onnx, "sentence-transformers"),
     ],

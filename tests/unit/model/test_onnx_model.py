@@ -24,7 +24,7 @@ pytestmark = [pytest.mark.model, pytest.mark.reference]
 @pytest.fixture(scope="module")
 def file(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for package in ("sentence_transformers", "torch", "onnxscript", "onnxruntime"):
-        need(find_spec(package) is not None, f"{package} is not installed: `pip install headrace[export]`")
+        need(find_spec(package) is not None, f"{package} is not installed: `pip install headrace[onnx-export]`")
     file = tmp_path_factory.mktemp("onnx") / "model.onnx"
     export_onnx(default_sample().folder, file, default_program())
     return file

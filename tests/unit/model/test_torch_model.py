@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import platform
 import sys
 import weakref
@@ -15,7 +16,7 @@ import pytest
 
 from app.model.agreement import agreement_of
 from app.model.embedder import CPU_BATCH_BYTES, DEVICE_BATCH_BYTES
-from app.model.torch_model import TorchModel, has_cuda
+from app.model.torch_model import TorchModel, has_cuda, import_torch
 from schemas.errors import EmbedderUnavailable, ModelMissing, TextsRefused
 from tests.services import need
 from tests.unit.model.small_models import KINDS, Sample, default_sample, small_sample
@@ -200,6 +201,15 @@ def test_a_device_that_is_not_there_is_named(small: Sample, monkeypatch: pytest.
     with pytest.raises(ModelMissing, match="'cuda:3'"):
         TorchModel(small.folder, "f32", device="cuda:3")
     assert TorchModel(small.folder, "f32").runtime == "torch f32 cpu"
+
+
+def test_threads_of_torch_sleep_while_they_wait_unless_told_otherwise(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("OMP_WAIT_POLICY", raising=False)
+    import_torch()
+    assert os.environ["OMP_WAIT_POLICY"] == "PASSIVE"
+    monkeypatch.setenv("OMP_WAIT_POLICY", "ACTIVE")
+    import_torch()
+    assert os.environ["OMP_WAIT_POLICY"] == "ACTIVE"
 
 
 def test_without_torch_another_runtime_is_named(small: Sample, monkeypatch: pytest.MonkeyPatch) -> None:
