@@ -30,6 +30,7 @@ def why_not_bert(folder: ModelFolder) -> str | None:
         "is_decoder": (False, config.get("is_decoder", False)),
         "do_lower_case": (False, folder.sentence_config.get("do_lower_case", False)),
         "default prompt": (False, folder.prompted),
+        "truncate_dim": (None, folder.truncate_dim),
     }
     wrong = [f"{name} is {found!r}" for name, (right, found) in wanted.items() if found != right]
     if folder.pooling not in {"mean", "cls"}:

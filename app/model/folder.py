@@ -62,8 +62,17 @@ class ModelFolder:
     @cached_property
     def prompted(self) -> bool:
         """Whether sentence-transformers would put a prompt before every text unasked."""
+        return bool(self._library_config.get("default_prompt_name"))
+
+    @cached_property
+    def truncate_dim(self) -> int | None:
+        """To how many dimensions sentence-transformers would cut every vector unasked; None: it does not."""
+        return self._library_config.get("truncate_dim")
+
+    @cached_property
+    def _library_config(self) -> dict[str, Any]:
         found = self._json("config_sentence_transformers.json")
-        return isinstance(found, dict) and bool(found.get("default_prompt_name"))
+        return found if isinstance(found, dict) else {}
 
     @cached_property
     def max_tokens(self) -> int:

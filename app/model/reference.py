@@ -65,7 +65,8 @@ def _load(folder: ModelFolder, threads: int) -> tuple[Any, str]:
         with no_progress_bars():
             from sentence_transformers import SentenceTransformer
 
-            model = SentenceTransformer(str(folder.path), device=device, local_files_only=True)
+            # a checkpoint in bf16 would be computed in bf16
+            model = SentenceTransformer(str(folder.path), device=device, local_files_only=True).float()
     except (OSError, ValueError, KeyError, RuntimeError) as error:
         raise ModelMissing(f"sentence-transformers cannot load {folder.path}: {error}") from error
     return model, device

@@ -141,7 +141,7 @@ def has_cuda() -> bool:
 def import_torch() -> Any:
     """The module. Raises ModelMissing where it or sentence-transformers is not installed."""
     # Torch's threads wait for each other after every operation. By default they spin, and where another process needs
-    # a core as well, all time goes there: 3 to 7 times the documents/s on two busy cores when they sleep.
+    # a core as well, all time goes there: 2 to 7 times the documents/s on two busy cores when they sleep.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     try:
         import_module("sentence_transformers")
@@ -162,6 +162,8 @@ def why_not_tokens(folder: ModelFolder) -> str | None:
         wrong.append("it has a chat template")
     if folder.prompted:
         wrong.append("it has a default prompt")
+    if folder.truncate_dim:
+        wrong.append(f"truncate_dim is {folder.truncate_dim}")
     wrong += [f"it has a {module} module" for module in folder.modules if module not in _MODULES]
     if folder.modules[:1] != ["Transformer"]:
         wrong.append("its first module is not a Transformer")

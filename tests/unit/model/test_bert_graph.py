@@ -40,6 +40,12 @@ def test_models_that_the_graph_does_not_cover_are_refused_by_name(
     assert reason in str(why_not_bert(folder))
 
 
+def test_a_model_whose_vectors_are_cut_short_is_left_to_others(tmp_path: Path) -> None:
+    folder = make_folder(tmp_path, _BERT)
+    (tmp_path / "config_sentence_transformers.json").write_text('{"truncate_dim": 4}')
+    assert "truncate_dim is 4" in str(why_not_bert(folder))
+
+
 def test_plain_bert_with_cls_pooling_is_covered(tmp_path: Path) -> None:
     assert why_not_bert(make_folder(tmp_path, _BERT, "cls", ("Transformer", "Pooling", "Normalize"))) is None
 
