@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from tokenizers import Tokenizer as HubTokenizer
 from tokenizers import decoders, models, pre_tokenizers, trainers
 
-from app.local.corpus import docstrings
+from app.local.corpus import docstrings, installed_roots
 from app.model.chunker import Chunk, Chunker, Cut
 from app.model.folder import ModelFolder
 from app.model.hashing import HashingTokenizer
@@ -115,14 +115,18 @@ def test_any_cut_comes_back_from_its_bytes(title_chars: int, parts: list[tuple[i
     assert Cut.decode(cut.encode()) == cut
 
 
+_MARKED = re.compile(r"^\s*(#|```|~~~|([=\-~^*]){3,}\s*$)", re.MULTILINE)
+
+
 @cache
 def parts() -> list[str]:
-    return [document.text for document in docstrings(3000)]
+    """Of the standard library alone: other packages are not the same everywhere."""
+    return [document.text for document in docstrings(3000, [root for root in installed_roots() if root[1]])]
 
 
-def prose(chunk_count: int, seed: int) -> str:
-    """Docstrings, one after the other, that make about so many chunks."""
-    texts = parts().copy()
+def prose(chunk_count: int, seed: int, *, plain: bool = False) -> str:
+    """Docstrings, one after the other, that make about so many chunks. plain: without headings and fences."""
+    texts = [text for text in parts() if not plain or not _MARKED.search(text)]
     random.Random(seed).shuffle(texts)
     return "\n\n".join(texts)[: chunk_count * 650]
 
@@ -152,7 +156,8 @@ def test_an_edit_of_one_sentence_changes_three_chunks_at_most_and_hardly_ever_mo
         for kind in ("insert", "delete", "change") * (edit_count // 3):
             after = {chunk.embed_text for chunk in chunker.chunk(edited(text, choose, kind), "Title")}
             fresh.append(len(after - before))
-    assert sum(count <= 3 for count in fresh) >= 0.95 * len(fresh), sorted(fresh)
+    # 96 to 99 % in bench/results/chunks.md; of 30 edits one more or less is 3 %
+    assert sum(count <= 3 for count in fresh) >= 0.9 * len(fresh), sorted(fresh)
     assert max(fresh) <= 6, sorted(fresh)  # two segments of three chunks
     assert sum(fresh) / len(fresh) <= 2, sorted(fresh)
 
@@ -167,7 +172,7 @@ def test_text_put_before_everything_leaves_the_other_chunks_alone() -> None:
 
 def test_a_paragraph_that_is_moved_is_not_cut_differently_elsewhere() -> None:
     chunker = Chunker(HashingTokenizer(), 256)
-    text = prose(100, seed=2)
+    text = prose(100, seed=2, plain=True)  # a heading that is moved goes before other chunks
     half = text.index("\n\n", len(text) // 2)
     before = {chunk.embed_text for chunk in chunker.chunk(text, None)}
     after = {chunk.embed_text for chunk in chunker.chunk(text[half:].lstrip() + "\n\n" + text[:half], None)}
