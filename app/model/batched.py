@@ -137,7 +137,7 @@ class BatchedEmbedder:
             for part in plan(run.texts, self._budget.tokens, self._model.length_step):
                 self._run(part, vectors, lane)
         else:
-            vectors[[text.index for text in run.texts]] = found
+            vectors[[text.index for text in run.texts]] = found[: len(run.texts)]
             seconds = time.perf_counter() - started
             self._observe(RunFacts(len(run.texts), run.tokens, run.padded_tokens, seconds, budget))
 

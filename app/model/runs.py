@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import threading
 import time
+from bisect import bisect_left
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -16,6 +17,9 @@ log = logging.getLogger("headrace.model")
 
 # What a call costs beside its tokens, in tokens: with AMX a call of one text of 16 tokens takes 2.6 ms, of 240 14 ms.
 _CALL_TOKENS = 64
+# A shape that is new to the model costs some 30 ms at its first use, as much as a whole run: so runs have one of a few
+# numbers of rows, filled up with rows of padding.
+_ROWS = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64, 96, 128)
 _LEAST_TOKENS = 16
 _RECOVERY_S = 30.0
 _RECOVERY_RATIO = 1.25
@@ -31,10 +35,14 @@ class Tokens:
 
 @dataclass(frozen=True, slots=True)
 class Run:
-    """One call of the model: texts, longest first, and the length to which they are padded, in tokens."""
+    """One call of the model: texts, longest first, and the length to which they are padded, in tokens.
+
+    rows: of the call; those beyond the texts are padding.
+    """
 
     texts: Sequence[Tokens]
     length: int
+    rows: int
 
     @property
     def tokens(self) -> int:
@@ -44,12 +52,13 @@ class Run:
     @property
     def padded_tokens(self) -> int:
         """What the model computes."""
-        return len(self.texts) * self.length
+        return self.rows * self.length
 
     def arrays(self, pad_id: int) -> tuple[TokenIds, Mask]:
-        """Ids and mask, both of shape (len(texts), length)."""
-        ids = np.full((len(self.texts), self.length), pad_id, np.int32)
+        """Ids and mask, both of shape (rows, length)."""
+        ids = np.full((self.rows, self.length), pad_id, np.int32)
         mask = np.zeros(ids.shape, np.bool_)
+        mask[len(self.texts) :, 0] = True  # a mean over no tokens would not be finite
         for row, text in enumerate(self.texts):
             ids[row, : len(text.ids)] = text.ids
             mask[row, : len(text.ids)] = True
@@ -94,13 +103,23 @@ def plan(texts: Sequence[Tokens], budget: int, step: int) -> list[Run]:
     runs = []
     for first, end in reversed(groups):
         most = max(1, budget // lengths[first])
-        runs += [Run(texts[start : min(end, start + most)], lengths[start]) for start in range(first, end, most)]
+        for start in range(first, end, most):
+            own = texts[start : min(end, start + most)]
+            runs.append(Run(own, lengths[first], _rows(len(own), most)))
     return runs
 
 
+def _rows(count: int, most: int) -> int:
+    """The least number of rows for so many texts (at most `most`); `most` is one of them."""
+    at = bisect_left(_ROWS, count)
+    return min(most, _ROWS[at]) if at < len(_ROWS) else most
+
+
 def _cost(count: int, length: int, budget: int) -> float:
-    calls = -(-count // max(1, budget // length))
-    return count * length + calls * _CALL_TOKENS
+    most = max(1, budget // length)
+    full, rest = divmod(count, most)
+    rows = full * most + (_rows(rest, most) if rest else 0)
+    return rows * length + (full + (rest > 0)) * _CALL_TOKENS
 
 
 class TokenBudget:

@@ -30,6 +30,7 @@ def test_every_text_is_in_one_run_that_has_room_for_it(lengths: list[int], budge
     assert [text for run in runs for text in run.texts] == texts
     for run in runs:
         assert run.length % step == 0
+        assert len(run.texts) <= run.rows
         assert all(len(text.ids) <= run.length for text in run.texts)
         assert run.padded_tokens <= budget or len(run.texts) == 1
 
@@ -42,7 +43,8 @@ def test_no_other_grouping_of_neighbours_costs_less(lengths: list[int]) -> None:
         runs, first = [], 0
         for at, cut in enumerate((*cuts, True), start=1):
             if cut:
-                runs.append(Run(texts[first:at], -(-len(texts[first].ids) // 16) * 16))
+                rows = next(rows for rows in (1, 2, 3, 4, 6, 8) if rows >= at - first)
+                runs.append(Run(texts[first:at], -(-len(texts[first].ids) // 16) * 16, rows))
                 first = at
         return runs
 
@@ -59,9 +61,20 @@ def test_no_texts_are_no_runs() -> None:
 
 
 def test_padding_is_masked() -> None:
-    ids, mask = Run([Tokens(0, [5, 6, 7]), Tokens(1, [8])], 4).arrays(pad_id=9)
-    assert ids.tolist() == [[5, 6, 7, 9], [8, 9, 9, 9]]
-    assert mask.tolist() == [[True, True, True, False], [True, False, False, False]]
+    ids, mask = Run([Tokens(0, [5, 6, 7]), Tokens(1, [8])], 4, 3).arrays(pad_id=9)
+    assert ids.tolist() == [[5, 6, 7, 9], [8, 9, 9, 9], [9, 9, 9, 9]]
+    assert mask[:2].tolist() == [[True, True, True, False], [True, False, False, False]]
+    assert mask[2].sum() == 1  # a row without any token would have no finite mean
+
+
+def test_runs_have_few_shapes() -> None:
+    """Each new one costs as much as a whole run."""
+    shapes = {
+        (run.rows, run.length)
+        for count in range(1, 200)
+        for run in plan(tokens_of([20 + at % 11 for at in range(count)]), 2048, 16)
+    }
+    assert len(shapes) <= 15
 
 
 def test_the_budget_halves_when_memory_runs_out_and_comes_back_slowly(caplog: pytest.LogCaptureFixture) -> None:
