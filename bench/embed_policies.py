@@ -98,7 +98,7 @@ def _runs(texts: Sequence[Tokens], policy: Policy) -> Iterator[Run]:
     if policy.cut == "arrival":
         for start in range(0, len(texts), _ARRIVING):
             part = texts[start : start + _ARRIVING]
-            yield Run(part, max(len(text.ids) for text in part))
+            yield Run(part, max(len(text.ids) for text in part), len(part))
         return
     ordered = sorted(texts, key=lambda text: -len(text.ids))
     if policy.cut == "planned":
@@ -108,7 +108,7 @@ def _runs(texts: Sequence[Tokens], policy: Policy) -> Iterator[Run]:
     while start < len(ordered):
         length = -(-len(ordered[start].ids) // policy.step) * policy.step
         end = start + max(1, policy.budget_tokens // length)
-        yield Run(ordered[start:end], length)
+        yield Run(ordered[start:end], length, end - start)
         start = end
 
 
@@ -149,7 +149,7 @@ def _take_turns(
 def _infer(request: Any, batch: Batch, vectors: NDArray[np.float32]) -> None:
     rows, ids, mask = batch
     request.infer([ids, mask], share_inputs=True)
-    vectors[rows] = request.get_output_tensor(0).data
+    vectors[rows] = request.get_output_tensor(0).data[: len(rows)]
 
 
 def _compiled(graph: Any, precision: str, threads: int, hint: str) -> Any:
