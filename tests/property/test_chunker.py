@@ -5,7 +5,6 @@ from __future__ import annotations
 import random
 import re
 from functools import cache
-from itertools import pairwise
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -16,10 +15,11 @@ from tokenizers import Tokenizer as HubTokenizer
 from tokenizers import decoders, models, pre_tokenizers, trainers
 
 from app.local.corpus import docstrings, installed_roots
-from app.model.chunker import Chunk, Chunker, Cut
+from app.model.chunker import Chunker, Cut
 from app.model.folder import ModelFolder
 from app.model.hashing import HashingTokenizer
 from app.model.tokens import ModelTokenizer, Tokenizer
+from tests.chunks import assert_sound
 
 _ALPHABET = st.one_of(
     st.sampled_from(list("abcde  \n\n..!?。漢字\r\0\t\u0301😀\u200d\u2029#=-|`")),
@@ -42,17 +42,6 @@ _TEXTS = st.lists(st.tuples(_PARTS, st.integers(1, 30)), max_size=12).map(
 )
 _TITLES = st.one_of(st.none(), st.text(_ALPHABET, max_size=30), st.just("A very long title of many words " * 50))
 _SENTENCE = re.compile(r"(?:(?<=\n)|(?<=[.!?] ))[A-Z][^.!?\n]{20,160}[.!?](?=\s)")  # and no heading
-
-
-def assert_sound(text: str, chunks: list[Chunk], tokenizer: Tokenizer, max_tokens: int) -> None:
-    covered = [text[chunk.start : chunk.end] for chunk in chunks]
-    assert all(span and span == span.strip() for span in covered)
-    assert all(before.end <= after.start for before, after in pairwise(chunks))
-    ends = [0, *(chunk.end for chunk in chunks)]
-    starts = [*(chunk.start for chunk in chunks), len(text)]
-    assert all(not text[end:start].strip() for end, start in zip(ends, starts, strict=True))
-    assert all(chunk.embed_text.endswith(span) for chunk, span in zip(chunks, covered, strict=True))
-    assert max(tokenizer.counts([chunk.embed_text for chunk in chunks]), default=0) <= max_tokens
 
 
 @cache
