@@ -13,12 +13,14 @@ from numpy.typing import NDArray
 
 from app.model.embedder import unit_rows
 from app.model.folder import ModelFolder
-from app.model.runs import Run, RunFacts, TokenBudget, Tokens, plan
+from app.model.runs import Run, RunFacts, TokenBudget, Tokens, plan, plan_end
 from app.model.token_model import TokenModel
 from app.model.tokens import ModelTokenizer
 from schemas.errors import EmbedderUnavailable, UnembeddableText
 
-_BLOCK_CODE_POINTS = 16_384  # about two calls of 2,048 tokens: what is tokenised while the model runs
+# What is tokenised at once: at first about two calls of 2,048 tokens, so that the model begins soon; then more and
+# more, since runs are cut from a block: tokenising takes a twentieth of the model's time.
+_FIRST_BLOCK, _LARGEST_BLOCK, _GROWTH = 16_384, 262_144, 4
 
 
 class BatchedEmbedder:
@@ -88,23 +90,26 @@ class BatchedEmbedder:
     def _runs(self, texts: Sequence[str]) -> Iterator[Run]:
         """All texts in runs. What is left of a block goes with the next one, whose texts are shorter."""
         waiting: list[Tokens] = []
-        for block in self._tokenised(texts):
+        step = self._model.length_step
+        for block, is_last in self._tokenised(texts):
             waiting = sorted([*waiting, *block], key=lambda text: -len(text.ids))
-            *whole, last = plan(waiting, self._budget.tokens, self._model.length_step)
-            yield from whole
-            waiting = list(last.texts)
-        if waiting:
-            yield from plan(waiting, self._budget.tokens, self._model.length_step)
+            if is_last:
+                yield from plan_end(waiting, self._budget.tokens, step, self._model.lanes)
+            else:
+                *whole, rest = plan(waiting, self._budget.tokens, step)
+                yield from whole
+                waiting = list(rest.texts)
 
-    def _tokenised(self, texts: Sequence[str]) -> Iterator[list[Tokens]]:
-        """Blocks of texts, the longest first as far as their characters tell, one block ahead."""
+    def _tokenised(self, texts: Sequence[str]) -> Iterator[tuple[list[Tokens], bool]]:
+        """Blocks of texts, the longest first as far as their characters tell, one block ahead; whether it is the last."""
         blocks = list(_blocks(texts))
         ahead: Future[list[Tokens]] | None = None
         for at, block in enumerate(blocks):
+            is_last = at + 1 == len(blocks)
             tokens = self._tokenise(texts, block) if ahead is None else ahead.result()
-            if at + 1 < len(blocks):
+            if not is_last:
                 ahead = self._ahead.submit(self._tokenise, texts, blocks[at + 1])
-            yield tokens
+            yield tokens, is_last
 
     def _tokenise(self, texts: Sequence[str], block: Sequence[int]) -> list[Tokens]:
         try:
@@ -143,14 +148,15 @@ class BatchedEmbedder:
 
 
 def _blocks(texts: Sequence[str]) -> Iterator[list[int]]:
-    """Indices of texts, most characters first, cut into blocks of about _BLOCK_CODE_POINTS."""
+    """Indices of texts, most code points first, in blocks that grow."""
     block: list[int] = []
-    room = _BLOCK_CODE_POINTS
+    size = room = _FIRST_BLOCK
     for index in sorted(range(len(texts)), key=lambda index: -len(texts[index])):
         block.append(index)
         room -= len(texts[index])
         if room <= 0:
             yield block
-            block, room = [], _BLOCK_CODE_POINTS
+            size = min(_LARGEST_BLOCK, size * _GROWTH)
+            block, room = [], size
     if block:
         yield block

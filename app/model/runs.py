@@ -20,6 +20,7 @@ _CALL_TOKENS = 64
 # A shape that is new to the model costs some 30 ms at its first use, as much as a whole run: so runs have one of a few
 # numbers of rows, filled up with rows of padding.
 _ROWS = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64, 96, 128)
+_SMALLER = (1, 2, 3, 4, 6, 8)  # parts of the budget that are tried where lanes would stand idle
 _LEAST_TOKENS = 16
 _RECOVERY_S = 30.0
 _RECOVERY_RATIO = 1.25
@@ -107,6 +108,24 @@ def plan(texts: Sequence[Tokens], budget: int, step: int) -> list[Run]:
             own = texts[start : min(end, start + most)]
             runs.append(Run(own, lengths[first], _rows(len(own), most)))
     return runs
+
+
+def plan_end(texts: Sequence[Tokens], budget: int, step: int, lanes: int) -> list[Run]:
+    """As `plan`, for the last texts of a batch: smaller runs where `lanes` runs at a time are then done sooner.
+
+    With runs of the whole budget one lane would often have nothing to do while the other is at its last run. The
+    largest run comes first.
+    """
+    plans = [plan(texts, max(1, budget // part), step) for part in (_SMALLER if lanes > 1 else (1,))]
+    return sorted(min(plans, key=lambda runs: _span(runs, lanes)), key=lambda run: -run.padded_tokens)
+
+
+def _span(runs: Sequence[Run], lanes: int) -> float:
+    """When the last of the runs would be done, in tokens, each taken by the lane that is free first."""
+    ends = [0.0] * lanes
+    for run in sorted(runs, key=lambda run: -run.padded_tokens):
+        ends[ends.index(min(ends))] += run.padded_tokens + _CALL_TOKENS
+    return max(ends)
 
 
 def _rows(count: int, most: int) -> int:

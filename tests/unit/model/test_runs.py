@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from app.model.runs import Run, TokenBudget, Tokens, plan
+from app.model.runs import Run, TokenBudget, Tokens, plan, plan_end
 
 CALL_TOKENS = 64
 
@@ -50,6 +50,31 @@ def test_no_other_grouping_of_neighbours_costs_less(lengths: list[int]) -> None:
 
     possible = [grouped(cuts) for cuts in product((False, True), repeat=len(texts) - 1)]
     assert cost(plan(texts, 10**6, 16)) == min(map(cost, possible))
+
+
+@given(
+    st.lists(st.integers(0, 300), min_size=1, max_size=60),
+    st.integers(1, 2048),
+    st.integers(1, 4),
+)
+def test_the_end_of_a_batch_is_whole_and_within_the_budget(lengths: list[int], budget: int, lanes: int) -> None:
+    texts = tokens_of(lengths)
+    runs = plan_end(texts, budget, 16, lanes)
+    assert sorted(text.index for run in runs for text in run.texts) == list(range(len(lengths)))
+    assert all(run.padded_tokens <= budget or len(run.texts) == 1 for run in runs)
+
+
+@pytest.mark.parametrize("count", [4, 8, 12, 24, 48])
+def test_two_lanes_share_the_end_of_a_batch(count: int) -> None:
+    """With runs of the whole budget of 2,048 tokens one would have them all, or a run more than the other."""
+    runs = plan_end(tokens_of([128] * count), 2048, 16, lanes=2)
+    assert len(runs) % 2 == 0
+    assert len({run.rows for run in runs}) == 1
+
+
+def test_one_lane_has_runs_of_the_whole_budget() -> None:
+    texts = tokens_of([128] * 24)
+    assert plan_end(texts, 2048, 16, lanes=1) == plan(texts, 2048, 16)
 
 
 def test_a_text_longer_than_the_budget_runs_alone() -> None:
