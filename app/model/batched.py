@@ -101,7 +101,7 @@ class BatchedEmbedder:
                 waiting = list(rest.texts)
 
     def _tokenised(self, texts: Sequence[str]) -> Iterator[tuple[list[Tokens], bool]]:
-        """Blocks of texts, the longest first as far as their characters tell, one block ahead; whether it is the last."""
+        """Blocks of texts, roughly the longest first, one block ahead; whether each is the last."""
         blocks = list(_blocks(texts))
         ahead: Future[list[Tokens]] | None = None
         for at, block in enumerate(blocks):

@@ -117,7 +117,8 @@ def plan_end(texts: Sequence[Tokens], budget: int, step: int, lanes: int) -> lis
     largest run comes first.
     """
     plans = [plan(texts, max(1, budget // part), step) for part in (_SMALLER if lanes > 1 else (1,))]
-    return sorted(min(plans, key=lambda runs: _span(runs, lanes)), key=lambda run: -run.padded_tokens)
+    soonest = min(plans, key=lambda runs: _span(runs, lanes))
+    return sorted(soonest, key=lambda run: -run.padded_tokens)
 
 
 def _span(runs: Sequence[Run], lanes: int) -> float:
