@@ -150,6 +150,16 @@ class IndexMetrics:
         self.memory = Gauge(
             "headrace_shard_memory_bytes", "Estimated memory by part", ["shard", "part"], registry=self.registry
         )
+        self.repairs = Counter(
+            "headrace_index_repairs_total",
+            "Documents written to the vectors topic again because an older record was the last",
+            registry=self.registry,
+        )
+        self.dead_letters = Counter(
+            "headrace_index_dead_letters_total",
+            "Records that could not be applied and are dead letters",
+            registry=self.registry,
+        )
         self.paused = Gauge(
             "headrace_index_paused",
             "1 while ingestion pauses: no room on the disk or in memory",

@@ -58,13 +58,17 @@ class Applier:
     def apply(self, events: Sequence[Event]) -> Change:
         """Apply records in offset order, rows and progress in one transaction.
 
-        A record that is not newer than what its document holds changes nothing. Raises FingerprintMismatch,
-        StorageFull (nothing was applied; try again), ShardCorrupt (the file was set aside).
+        A record older than what its document holds changes nothing, and is the last of its key in the topic now: what
+        is held must be written there again. One that says the same again changes nothing either. One that says
+        otherwise of the same change (other chunks, say) replaces what is held: the last record counts, as it does in a
+        topic that has been compacted.
+
+        Raises FingerprintMismatch, StorageFull (nothing was applied; try again), ShardCorrupt (the file was set aside).
         """
         change = Change()
         next_label, before = self._next_label, replace(self._store.progress)
         try:
-            with self._store.transaction():
+            with self._store.outbox.transaction(), self._store.transaction():
                 for event in events:
                     change.outcomes[self._apply_one(event, change)] += 1
         except BaseException as error:
@@ -88,6 +92,7 @@ class Applier:
                 raise InvalidVectorRecord("a document without a value")
         except InvalidVectorRecord as error:
             change.rejected.append((event, error))
+            self._store.outbox.reject(event, error)
             return "rejected"
         if headers.epoch != self._epoch:
             return "foreign_epoch"  # from before the topics were made again: its offsets mean nothing here
@@ -102,11 +107,18 @@ class Applier:
         order = DocumentOrder(headers.version, headers.source_offset)
         held = self._store.held(document_id)
         if held is not None and not order.supersedes(held.order):
-            return "stale"
+            if order.source_offset != held.order.source_offset:
+                self._store.outbox.must_repair(held.doc)
+                return "stale"
+            self._store.outbox.repaired(held.doc)
+            if self._holds(held, record):
+                return "repeated"
+            order = order.with_floor(held.order.version)
         if record is not None:
             self._check_model(record)
         if held is not None:
             order = order.after(held.order)
+            self._store.outbox.repaired(held.doc)
         # never below what is held: whoever wrote it may not have known the highest
         order = order.with_floor(headers.version_floor)
         doc = self._write_row(document_id, order, headers, record, held)
@@ -115,6 +127,26 @@ class Applier:
         self._store.progress.documents += (record is not None) - was_there
         change.documents.append(AppliedDocument(document_id, record.title if record else None, headers, chunk_count))
         return "upsert" if record is not None else "delete"
+
+    def _holds(self, held: Held, record: VectorRecord | None) -> bool:
+        """Whether the row of a document is what its record says, but for what rounding does to vectors."""
+        if record is None or held.deleted:
+            return record is None and held.deleted
+        row = self._store.writer.execute(
+            "SELECT title, text, metadata, content_hash FROM documents WHERE doc = ?", (held.doc,)
+        ).fetchone()
+        if row != (record.title, record.text, orjson.dumps(record.metadata), record.content_hash):
+            return False
+        chunks = self._store.writer.execute(
+            "SELECT first, last, vector FROM chunks WHERE doc = ? ORDER BY label", (held.doc,)
+        ).fetchall()
+        if tuple((first, last) for first, last, _ in chunks) != record.spans:
+            return False
+        stored = np.frombuffer(b"".join(vector for *_, vector in chunks), self._store.dtype)
+        if stored.size != record.vectors.size:
+            return False
+        products = stored.astype(np.float32).reshape(record.vectors.shape) * record.vectors
+        return bool((products.sum(axis=1) > _SAME_COSINE).all())
 
     def _check_model(self, record: VectorRecord) -> None:
         progress, dim = self._store.progress, record.vectors.shape[1]
@@ -188,6 +220,8 @@ class Applier:
             else:
                 change.removed.append(label)
 
+
+_SAME_COSINE = 0.999  # as near as runtimes of one fingerprint must be
 
 _UPDATE = (
     "UPDATE documents SET deleted = ?, version = ?, source_offset = ?, title = ?, text = ?, metadata = ?, "

@@ -23,9 +23,10 @@ from app.shard.hits import MOST_CHUNKS, ShardHit, by_meaning, by_words, merged
 from app.shard.index import HnswIndex
 from app.shard.keyword_feed import KeywordFeed, KeywordView
 from app.shard.load import Loaded, load
+from app.shard.outbox import Outbox
 from app.shard.snapshot import SnapshotFacts
 from app.shard.status import ShardStatus, shard_status
-from app.shard.store import Progress, ShardStore, StoredDocument
+from app.shard.store import Progress, ShardStore, StoredDocument, WholeDocument
 from app.shard.upkeep import Upkeep
 from schemas.errors import BadRequest, NotServing, ShardCorrupt
 from schemas.filters import Filter, filter_fields
@@ -115,6 +116,15 @@ class Shard:
                 ) from error
         self._notify()
         return change
+
+    @property
+    def outbox(self) -> Outbox:
+        """What it owes the topics."""
+        return self._store.outbox
+
+    def whole(self, doc: int) -> WholeDocument | None:
+        """See ShardStore.whole."""
+        return self._store.whole(doc)
 
     def absorb(self) -> bool:
         """See HnswIndex.absorb."""

@@ -21,6 +21,7 @@ import orjson
 from numpy.typing import NDArray
 
 from app.order import DocumentOrder
+from app.shard.outbox import Outbox
 from app.shard.readers import Readers
 from schemas.errors import ShardCorrupt, StorageFull
 
@@ -60,6 +61,18 @@ CREATE TABLE chunks (
 CREATE INDEX chunks_by_doc ON chunks (doc);
 """
 
+_FOR_OTHERS = """
+CREATE TABLE IF NOT EXISTS repairs (doc INTEGER PRIMARY KEY);  -- an older record of it is the last in the topic
+CREATE TABLE IF NOT EXISTS rejected (   -- records that could not be applied, until they are dead letters
+    record_offset INTEGER PRIMARY KEY,
+    key BLOB,
+    value BLOB,
+    headers BLOB NOT NULL,             -- JSON: pairs of name and base64, or null
+    error TEXT NOT NULL,
+    message TEXT NOT NULL
+);
+"""
+
 
 @dataclass(slots=True)
 class Progress:
@@ -95,6 +108,17 @@ class StoredDocument:
     event_time_ms: int
     indexed_time_ms: int
     trace_id: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class WholeDocument:
+    """A document with its chunks, in the order of their spans, and the progress of its shard at that moment."""
+
+    document: StoredDocument
+    content_hash: bytes | None
+    spans: tuple[tuple[int, int], ...]
+    vectors: NDArray[Any]
+    progress: Progress
 
 
 class ChunkRow(NamedTuple):  # the cheapest to make; there are a hundred thousand of them
@@ -135,6 +159,8 @@ class ShardStore:
         self._lock_file = _locked(path.with_suffix(".lock"))
         self._readers = Readers(lambda: _connect(path))
         self.writer = self._open({"format": FORMAT, "epoch": epoch, "dtype": dtype}, tombstone_retention_ms)
+        self.writer.executescript(_FOR_OTHERS)
+        self.outbox = Outbox(self.writer, self._readers)
         stored = dict(self.writer.execute("SELECT name, value FROM meta"))
         self.progress = progress_of(stored)
         self.file_id: str = stored["file_id"]
@@ -167,6 +193,20 @@ class ShardStore:
         with self._readers.reading() as connection:
             row = connection.execute(sql, (document_id,)).fetchone()
         return None if row is None else _document(row)
+
+    def whole(self, doc: int) -> WholeDocument | None:
+        """All of a document as it is held, deleted or not; None if there is no such row."""
+        sql = f"SELECT content_hash, {_DOCUMENT} FROM documents WHERE doc = ?"  # noqa: S608 - a constant
+        with self._readers.reading() as connection, _one_state(connection):
+            row = connection.execute(sql, (doc,)).fetchone()
+            chunks = connection.execute("SELECT first, last, vector FROM chunks WHERE doc = ? ORDER BY label", (doc,))
+            rows = chunks.fetchall()
+            progress = progress_of(dict(connection.execute("SELECT name, value FROM meta")))
+        if row is None:
+            return None
+        vectors = np.frombuffer(b"".join(vector for *_, vector in rows), self.dtype)
+        vectors = vectors.reshape(len(rows), progress.dim or 0)
+        return WholeDocument(_document(row[1:]), row[0], tuple((row[0], row[1]) for row in rows), vectors, progress)
 
     def chunks(self, labels: Sequence[int]) -> dict[int, tuple[StoredDocument, int, int]]:
         """label → its document and its span, for those labels that still exist; all from one state of the file."""

