@@ -67,6 +67,10 @@ class EmbedderUnavailable(Retriable):
     """The model does not answer. Nothing was embedded; the texts may be tried again as they are."""
 
 
+class LeaseExpired(Retriable):
+    """The consumer group may have given the partitions to another worker: write nothing until it has answered."""
+
+
 class StorageFull(Retriable):
     """A shard file cannot be written: make room. Nothing was applied; the same records may be tried again."""
 

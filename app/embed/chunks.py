@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from app.crash import crash_point
 from app.embed.cache import Caches
 from app.embed.careful import CarefulEmbedder
 from app.embed.claims import Claims
@@ -85,6 +86,7 @@ class ChunkEmbedder:
         vectors = memory | redis
         missing = {key: text for key, text in zip(keys, texts, strict=True) if key not in vectors}
         taken = self._claims.taken(list(missing), self._economics.estimate_s(_characters(missing)))
+        crash_point("embed.claimed")
         fresh = self._compute({key: text for key, text in missing.items() if key not in taken}, fresh_cuts)
         arrived = self._from_others({key: text for key, text in missing.items() if key in taken}, fresh)
         model_texts = len(missing) - len(arrived)

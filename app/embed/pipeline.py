@@ -14,6 +14,7 @@ from concurrent.futures import Future
 from dataclasses import dataclass
 from typing import Protocol
 
+from app.crash import crash_point
 from app.embed.applied import AppliedState, AppliedStore, Span, Verdict, judge, short_fingerprint, state_after
 from app.embed.chunks import ChunkEmbedder, Embedded, EmbeddedBatch
 from app.embed.coalesce import coalesce
@@ -123,12 +124,15 @@ class EmbedPipeline:
         works, dead = coalesce(events, self._max_text_bytes)
         self._count("superseded", len(events) - len(dead) - len(works))
         outcome = self._embed(works, spans, trace)
+        crash_point("embed.embedded")
         dead += [DeadEvent(work.event, "embed", error) for work, error in outcome.failed]
         ordered = self._ordered(events, outcome.good)
         ours = {partition for partition in ordered if owns(partition)}
         self._deliver(dead, ordered, ours)
+        crash_point("embed.confirmed")
         trace.dead_letters(dead)
         self._remember(outcome.remembered, ours, spans)
+        crash_point("embed.remembered")
         return ours
 
     def _embed(self, works: list[Work], spans: Mapping[int, Span], trace: BatchTrace) -> Outcome:
@@ -175,6 +179,7 @@ class EmbedPipeline:
                 work.version = state.order.version
                 compared.remembered.append((work, state))
         _stamp(compared.work, "looked_up")
+        crash_point("embed.compared")
         return compared
 
     def _separate(
@@ -223,6 +228,8 @@ class EmbedPipeline:
         self._count("dead_letter", len(records))
         for partition in sorted(ours):
             records += ordered[partition]
+        some = records[: len(records) // 2]
+        crash_point("embed.some_confirmed", lambda: self._producer.deliver(some).result(_DELIVERY_S))
         try:
             self._producer.deliver(records).result(_DELIVERY_S)
         except Rejected as error:

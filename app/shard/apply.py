@@ -13,6 +13,7 @@ import numpy as np
 import orjson
 from numpy.typing import NDArray
 
+from app.crash import crash_point
 from app.event import Event
 from app.observe.tracing import trace_id_of
 from app.order import DocumentOrder
@@ -71,6 +72,7 @@ class Applier:
             with self._store.outbox.transaction(), self._store.transaction():
                 for event in events:
                     change.outcomes[self._apply_one(event, change)] += 1
+                    crash_point("index.in_transaction")
         except BaseException as error:
             self._next_label, self._store.progress = next_label, before
             if isinstance(error, sqlite3.DatabaseError) and not isinstance(error, sqlite3.ProgrammingError):

@@ -9,6 +9,7 @@ from collections.abc import Callable
 import numpy as np
 from numpy.typing import NDArray
 
+from app.crash import crash_point
 from app.shard.generation import NEVER, Generation, Rows
 from app.shard.graph import FIRST_CAPACITY, Graph
 from app.shard.index import HnswIndex
@@ -63,6 +64,7 @@ class Rebuild:
             self._round()
             if self._stop.is_set():
                 return False
+            crash_point("index.rebuilt")
             self._index.swap(self._finish)
         return True
 

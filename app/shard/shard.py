@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from app.crash import crash_point
 from app.event import Event
 from app.settings import Settings
 from app.shard import graph as graph_module
@@ -102,6 +103,7 @@ class Shard:
         See Applier.apply. Raises what it raises, StorageFull among it: then nothing was applied.
         """
         change = self._applier.apply(events)
+        crash_point("index.committed")
         progress = replace(self._store.progress)
         with self._publishing:
             if self._unpublished is not None:
@@ -114,6 +116,7 @@ class Shard:
                     f"shard {self.partition}: what was committed up to offset {progress.next_offset} cannot be shown "
                     f"({error!r}); the next start shows it"
                 ) from error
+        crash_point("index.published")
         self._notify()
         return change
 
@@ -128,7 +131,10 @@ class Shard:
 
     def absorb(self) -> bool:
         """See HnswIndex.absorb."""
-        return self._index is not None and self._index.absorb()
+        absorbed = self._index is not None and self._index.absorb()
+        if absorbed:
+            crash_point("index.absorbed")
+        return absorbed
 
     def make_room(self, rows: int, timeout_s: float) -> bool:
         """See HnswIndex.make_room."""

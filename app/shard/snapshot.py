@@ -25,6 +25,8 @@ from typing import IO, Any
 import numpy as np
 import orjson
 
+from app.crash import crash_point
+
 log = logging.getLogger("headrace.shard")
 
 MAGIC = b"HRG1"
@@ -75,7 +77,9 @@ def write_snapshot(path: Path, facts: SnapshotFacts, state: dict[str, Any]) -> i
                 _write(file, array.data.cast("B"))
             file.flush()
             os.fsync(file.fileno())
+        crash_point("index.snapshot_written")
         fresh.replace(path)
+        crash_point("index.snapshot_renamed")
     except BaseException:
         fresh.unlink(missing_ok=True)
         raise

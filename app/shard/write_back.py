@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable
 from concurrent.futures import Future
 
+from app.crash import crash_point
 from app.kafka.producer import Position, Record, RecordProducer
 from app.observe.metrics import IndexMetrics
 from app.settings import Settings
@@ -57,6 +58,10 @@ class WriteBack:
             return []
         delivered: Future[list[Position]] = self._producer.deliver([*repairs, *letters])
         delivered.result(_DELIVERY_S)
+        if repairs:
+            crash_point("index.repaired")
+        if letters:
+            crash_point("index.dead_lettered")
         self._metrics.repairs.inc(len(repairs))
         self._metrics.dead_letters.inc(len(letters))
         for record in repairs:

@@ -12,6 +12,7 @@ from typing import Any
 import faust
 import mode
 
+from app.crash import crash_point
 from app.embed.pipeline import EmbedPipeline
 from app.embed.records import Reach, RecordFactory
 from app.event import Event
@@ -21,7 +22,7 @@ from app.kafka.watch import KafkaWatch
 from app.observe.metrics import EmbedMetrics
 from app.settings import Settings
 from consumers.faust_app import WorkerConsumer, as_event, is_current, raw_topic
-from schemas.errors import Retriable
+from schemas.errors import LeaseExpired, Retriable
 
 log = logging.getLogger("headrace.embed")
 
@@ -130,10 +131,12 @@ class EmbedWorker:
             events = await self._inbox.take(self._settings.batch_max_documents, self._batch_bytes)
             self._idle.clear()
             self._batch = {event.partition for event in events}
+            crash_point("embed.taken")
             try:
                 for event in await self._process(events):
                     await event.receipt[0].ack(event.receipt[1])
                     self._done[event.partition] = event.offset
+                crash_point("embed.acknowledged")
             finally:
                 self._batch = set()
                 self._idle.set()
@@ -164,7 +167,14 @@ class EmbedWorker:
                 return [event for event in owned if event.partition in done]
 
     def _owns(self, partition: int) -> bool:
-        return partition in self._owned
+        """Whether its records may be written now. Raises LeaseExpired: not known, ask again."""
+        if partition not in self._owned:
+            return False
+        if not self._app.consumer.lease.holds:
+            raise LeaseExpired(
+                "the consumer group has not answered for a whole session: it may have given the partitions away"
+            )
+        return True
 
     async def _watermarks(self) -> None:
         """Tell idle shards that they are up to date. Silence then means trouble: staleness grows."""
@@ -185,14 +195,14 @@ class EmbedWorker:
             for tp in consumer.assignment()
             if tp.partition in self._owned and tp.partition not in self._batch and not self._inbox.waiting(tp.partition)
         }
-        if not quiet:
+        if not quiet or not consumer.lease.holds:
             return
         as_of_ms = time.time_ns() // 1_000_000  # before asking: what is written after this is not covered
         first, end = await asyncio.gather(consumer.earliest_offsets(*quiet), consumer.highwaters(*quiet))
         records = [
             self._records.watermark(tp.partition, Reach(end[tp] - 1, as_of_ms))
             for tp in quiet
-            if self._owns(tp.partition) and (first[tp] == end[tp] or self._next_offset(tp.partition) >= end[tp])
+            if tp.partition in self._owned and (first[tp] == end[tp] or self._next_offset(tp.partition) >= end[tp])
         ]
         self._producer.deliver(records)
 

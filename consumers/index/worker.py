@@ -14,6 +14,7 @@ from typing import Any
 import faust
 import mode
 
+from app.crash import crash_point
 from app.embed.records import by_partition
 from app.event import Event
 from app.inbox import Inbox
@@ -165,6 +166,7 @@ class IndexWorker:
             taken = await self._inbox.take(MOST_RECORDS, _MOST_BYTES)
             self._idle.clear()
             events = [event for event in taken if is_current(self._app, event)]
+            crash_point("index.taken")
             try:
                 await self._have_memory()
                 for partition, own in by_partition(events).items():

@@ -1,0 +1,52 @@
+"""Named places at which a test kills the process: what must hold whatever is killed is proven at each of them.
+
+`HEADRACE_CRASH_AT=embed.confirmed` kills it (SIGKILL to itself) the first time it comes there, `embed.confirmed:3` the
+third time. No setting: it has no place on a machine that anybody relies on.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+from collections.abc import Callable
+from typing import Literal, get_args
+
+Point = Literal[
+    "embed.taken",
+    "embed.compared",
+    "embed.claimed",
+    "embed.embedded",
+    "embed.some_confirmed",
+    "embed.confirmed",
+    "embed.remembered",
+    "embed.acknowledged",
+    "embed.committed",
+    "index.taken",
+    "index.in_transaction",
+    "index.committed",
+    "index.published",
+    "index.absorbed",
+    "index.rebuilt",
+    "index.snapshot_written",
+    "index.snapshot_renamed",
+    "index.repaired",
+    "index.dead_lettered",
+]
+POINTS: tuple[Point, ...] = get_args(Point)
+
+_AT, _, _TIMES = os.environ.get("HEADRACE_CRASH_AT", "").partition(":")
+_left = int(_TIMES or 1)
+
+
+def crash_point(name: Point, first: Callable[[], object] = lambda: None) -> None:
+    """Go on; or, where a test wants it, do `first` and kill this process."""
+    if name == _AT:
+        _crash(first)
+
+
+def _crash(first: Callable[[], object]) -> None:
+    global _left
+    _left -= 1
+    if _left == 0:
+        first()
+        os.kill(os.getpid(), signal.SIGKILL)
