@@ -76,6 +76,13 @@ class Settings(BaseSettings):
     session_timeout_ms: int = _setting(
         30_000, "a worker silent for this long loses its partitions to the others", "ms", ge=1000, le=600_000
     )
+    stall_timeout_s: float = _setting(
+        300.0,
+        "a batch, a transaction or reading that gets nowhere for this long ends its worker, to be started again by its "
+        "supervisor; /readyz is red from a quarter of it on; 0: never",
+        "s",
+        ge=0,
+    )
     embedded_broker_id: str | None = _setting(
         None,
         "set by `headrace demo`: names one run of the embedded broker, which has no topic administration",

@@ -119,6 +119,14 @@ class RecordRefused(Fatal):
     """Kafka refuses a record as too large: stop rather than lose it; the message says which topic to change."""
 
 
+class Stalled(Fatal):
+    """Something waits for ever: end, and be started again."""
+
+
+class EpochChanged(Fatal):
+    """The topics were deleted and made again: end, and start again with the new ones."""
+
+
 class ShardCorrupt(Fatal):
     """A shard file is damaged or foreign; it must be set aside and rebuilt from the vectors topic."""
 

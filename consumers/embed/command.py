@@ -34,6 +34,7 @@ from app.observe.tracing import Tracing
 from app.redis_link import RedisLink
 from app.registry import Registry
 from app.settings import Settings, load_settings
+from app.watchdog import Watchdog
 from consumers.embed.worker import EmbedWorker
 from consumers.faust_app import WorkerConsumer, make_app, run_app, run_worker, services
 
@@ -79,8 +80,9 @@ async def _run(settings: Settings, stop: asyncio.Event) -> None:
     )
     # round robin: the partitions of this group carry no state, so it does not matter who has them
     app = make_app(settings, settings.embed_group, WorkerConsumer, table_standby_replicas=0)
-    kafka = KafkaWatch(producer, settings.brokers)
-    worker = EmbedWorker(settings, app, pipeline, records, producer, kafka, metrics)
+    kafka = KafkaWatch(producer, settings, topics)
+    watchdog = Watchdog(settings.stall_timeout_s)
+    worker = EmbedWorker(settings, app, pipeline, records, producer, kafka, metrics, watchdog)
     metrics.redis_failures.set_function(lambda: float(link.failures))
     application = web.Application()
     application.add_routes(health_routes(lambda: worker.ready, lambda: services(link, kafka), metrics.registry))
@@ -98,9 +100,11 @@ async def _run(settings: Settings, stop: asyncio.Event) -> None:
             group.create_task(worker.run())
             group.create_task(status.announce(registry))
 
+    watchdog.start()
     try:
         await run_app(app, work, worker.drain, stop)
     finally:
+        watchdog.stop()
         producer.close()
         tracing.close()
         link.close()

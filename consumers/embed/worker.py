@@ -21,7 +21,9 @@ from app.kafka.producer import RecordProducer
 from app.kafka.watch import KafkaWatch
 from app.observe.metrics import EmbedMetrics
 from app.settings import Settings
+from app.watchdog import Watchdog
 from consumers.faust_app import WorkerConsumer, as_event, is_current, raw_topic
+from consumers.stalls import StallWatch
 from schemas.errors import LeaseExpired, Retriable
 
 log = logging.getLogger("headrace.embed")
@@ -45,6 +47,7 @@ class EmbedWorker:
         producer: RecordProducer,
         kafka: KafkaWatch,
         metrics: EmbedMetrics,
+        watchdog: Watchdog,
     ) -> None:
         self._settings = settings
         self._app = app
@@ -53,6 +56,10 @@ class EmbedWorker:
         self._producer = producer
         self._kafka = kafka
         self._metrics = metrics
+        self._watchdog = watchdog
+        self._stalls = StallWatch(
+            app, kafka, settings.stall_timeout_s, lambda: self._idle.is_set() and not len(self._inbox)
+        )
         self._batch_bytes = settings.batch_max_bytes or pipeline.batch_bytes
         self._inbox = Inbox(settings.inbox_max_events)
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="embed-pipeline")
@@ -76,7 +83,7 @@ class EmbedWorker:
         joined = self._app._consumer is not None and self._app.started  # `consumer` would make one, in the wrong loop
         if not joined or not self._placed:
             return "joining the consumer group"
-        return self.trouble or self._kafka.trouble
+        return self.trouble or self._kafka.trouble or self._watchdog.trouble or self._stalls.trouble
 
     async def run(self) -> None:
         """The batch loop and the watermarks; ends only by an error or by being cancelled."""
@@ -84,6 +91,8 @@ class EmbedWorker:
             group.create_task(self._batches())
             group.create_task(self._watermarks())
             group.create_task(self._kafka.run())
+            group.create_task(self._stalls.run())
+            group.create_task(self._watchdog.beat())
 
     async def drain(self) -> None:
         """Before the end: let the batch in flight finish, then commit; what does not finish is done again."""
@@ -152,7 +161,8 @@ class EmbedWorker:
                 return []
             try:
                 first = {event.partition: self._next_offset(event.partition) for event in owned}
-                done = await loop.run_in_executor(self._thread, self._pipeline.process, owned, self._owns, first)
+                with self._watchdog.watch("embedding a batch"):
+                    done = await loop.run_in_executor(self._thread, self._pipeline.process, owned, self._owns, first)
             except Retriable as error:
                 if self.trouble is None:
                     log.warning("%s: %s; trying again until it works", type(error).__name__, error)

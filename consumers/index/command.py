@@ -27,6 +27,7 @@ from app.settings import Settings, load_settings
 from app.shard.memory import limit_arenas
 from app.shard.serve import ShardServer
 from app.shard.write_back import WriteBack
+from app.watchdog import Watchdog
 from consumers.faust_app import make_app, run_app, run_worker, services
 from consumers.index.consumer import ShardConsumer
 from consumers.index.worker import IndexWorker
@@ -69,9 +70,10 @@ async def _run(settings: Settings, stop: asyncio.Event) -> None:
     app = make_app(settings, settings.index_group, ShardConsumer, canonical_url=url)
     traces = FreshnessTraces(tracing, settings.vectors_topic, settings.freshness_objective_ms)
     registry = Registry(link, settings.collection)
-    kafka = KafkaWatch(producer, settings.brokers)
+    kafka = KafkaWatch(producer, settings, topics)
     to_topics = WriteBack(settings, topics.epoch, producer, metrics)
-    worker = IndexWorker(settings, app, topics.epoch, registry, traces, kafka, metrics, to_topics, url)
+    watchdog = Watchdog(settings.stall_timeout_s)
+    worker = IndexWorker(settings, app, topics.epoch, registry, traces, kafka, metrics, to_topics, watchdog, url)
 
     def describe() -> dict[str, Any]:
         return {
@@ -89,9 +91,11 @@ async def _run(settings: Settings, stop: asyncio.Event) -> None:
     http = HttpThread(application, bound)
     http.start()
     log.info("index worker of %s, replica %s: %s", settings.collection, settings.replica, url)
+    watchdog.start()
     try:
         await run_app(app, worker.run, worker.drain, stop)
     finally:
+        watchdog.stop()
         http.close()
         server.close()
         worker.close()

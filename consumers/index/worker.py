@@ -26,7 +26,9 @@ from app.settings import Settings
 from app.shard.apply import AppliedDocument, Change
 from app.shard.shards import Shards
 from app.shard.write_back import WriteBack
+from app.watchdog import Watchdog
 from consumers.faust_app import as_event, is_current, raw_topic
+from consumers.stalls import StallWatch
 from schemas.document_change import utc
 from schemas.errors import Retriable, StorageFull
 
@@ -53,6 +55,7 @@ class IndexWorker:
         kafka: KafkaWatch,
         metrics: IndexMetrics,
         to_topics: WriteBack,
+        watchdog: Watchdog,
         url: str,
     ) -> None:
         self._settings = settings
@@ -62,6 +65,10 @@ class IndexWorker:
         self._kafka = kafka
         self._metrics = metrics
         self._to_topics = to_topics
+        self._watchdog = watchdog
+        self._stalls = StallWatch(
+            app, kafka, settings.stall_timeout_s, lambda: self._idle.is_set() and not len(self._inbox)
+        )
         self._url = url
         self._inbox = Inbox(settings.inbox_max_events)
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="shard-writer")
@@ -82,7 +89,10 @@ class IndexWorker:
         if not self._placed:
             return "waiting for its shards"
         behind = [partition for partition, shard in self.shards.open.items() if not shard.ready]
-        return f"shards catching up: {behind}" if behind else self.paused or self.shards.trouble or self._kafka.trouble
+        if behind:
+            return f"shards catching up: {behind}"
+        waits = self.paused or self.shards.trouble or self._kafka.trouble
+        return waits or self._watchdog.trouble or self._stalls.trouble
 
     async def run(self) -> None:
         """Apply records and keep the registry entry alive; ends only by an error or by being cancelled."""
@@ -91,6 +101,8 @@ class IndexWorker:
             group.create_task(self._announce())
             group.create_task(self._kafka.run())
             group.create_task(self._write_back())
+            group.create_task(self._stalls.run())
+            group.create_task(self._watchdog.beat())
 
     async def drain(self) -> None:
         """Before the end: let the transaction in flight finish, and take the entry out of the registry."""
@@ -185,7 +197,8 @@ class IndexWorker:
         """Apply events of a shard, as often as it takes where the disk is full. Searches go on meanwhile."""
         while not self._settling:  # else they are given up, and come again where the shard is opened next
             try:
-                await asyncio.get_running_loop().run_in_executor(self._thread, self._apply, partition, events)
+                with self._watchdog.watch(f"a transaction of shard {partition}"):
+                    await asyncio.get_running_loop().run_in_executor(self._thread, self._apply, partition, events)
             except StorageFull as error:
                 self._pause(str(error))
                 await asyncio.sleep(_PAUSE_S)

@@ -30,6 +30,7 @@ class FakeConsumer:
         self.start_offsets = dict.fromkeys(partitions, 0)
         self.end = dict.fromkeys(partitions, 0)
         self.commits = 0
+        self.lease = SimpleNamespace(holds=True)
 
     def assignment(self) -> set[TP]:
         return {TP(partition) for partition in self.partitions}

@@ -16,6 +16,7 @@ from app.embed.records import RecordFactory
 from app.event import Event
 from app.observe.metrics import EmbedMetrics
 from app.settings import Settings
+from app.watchdog import Watchdog
 from consumers.embed import worker as module
 from consumers.embed.worker import EmbedWorker
 from schemas.errors import BrokerUnavailable
@@ -60,7 +61,7 @@ class Parts:
         pipeline: Any = self.pipeline
         producer: Any = self.producer
         kafka: Any = self.kafka
-        self.worker = EmbedWorker(settings, app, pipeline, records, producer, kafka, self.metrics)
+        self.worker = EmbedWorker(settings, app, pipeline, records, producer, kafka, self.metrics, Watchdog(0))
 
 
 @asynccontextmanager
@@ -240,3 +241,36 @@ def test_an_agent_that_fails_takes_the_worker_down_instead_of_skipping_the_event
     (agent,) = Parts([]).app.agents
     assert agent["supervisor_strategy"] is mode.CrashingSupervisor
     assert (agent["topic"].name, agent["topic"].value_serializer) == ("documents.changes", "raw")
+
+
+async def test_without_the_lease_nothing_is_written_until_the_group_has_answered() -> None:
+    async with running(history(3)) as parts:
+        parts.app.consumer.lease.holds = False
+        await until(lambda: len(parts.pipeline.batches) > 2)  # tried again and again
+        assert parts.stream.acked == []
+        assert parts.worker.ready is not None
+        assert "LeaseExpired" in parts.worker.ready
+        parts.app.consumer.lease.holds = True
+        await until(lambda: len(parts.stream.acked) == 3)
+        assert parts.worker.ready is None
+
+
+async def test_a_batch_that_waits_for_the_lease_is_given_up_with_its_partition() -> None:
+    async with running(history(3)) as parts:
+        parts.app.consumer.lease.holds = False
+        await until(lambda: len(parts.pipeline.batches) > 2)
+        parts.app.consumer_generation_id = 2
+        parts.app.consumer.lease.holds = True
+        await parts.app.on_partitions_assigned.hook(parts.app, [TP(1)])
+        await until(lambda: parts.worker._idle.is_set())
+        assert parts.stream.acked == []
+
+
+async def test_without_the_lease_no_watermark_is_written() -> None:
+    async with running([], watermark_interval_ms=50) as parts:
+        await until(lambda: parts.producer.log)
+        parts.app.consumer.lease.holds = False
+        await asyncio.sleep(0.1)
+        parts.producer.take()
+        await asyncio.sleep(0.15)
+        assert parts.producer.take() == []

@@ -16,6 +16,7 @@ from app.observe.freshness import FreshnessTraces
 from app.observe.metrics import IndexMetrics
 from app.observe.tracing import Tracing
 from app.shard.write_back import WriteBack
+from app.watchdog import Watchdog
 from consumers.index import worker as module
 from consumers.index.worker import IndexWorker
 from schemas.dead_letter import decode_dead_letter
@@ -50,7 +51,9 @@ class Parts:
         self.producer = LogProducer()
         producer: Any = self.producer
         to_topics = WriteBack(settings, "epoch", producer, self.metrics)
-        self.worker = IndexWorker(settings, app, "epoch", registry, traces, kafka, self.metrics, to_topics, "http://me")
+        self.worker = IndexWorker(
+            settings, app, "epoch", registry, traces, kafka, self.metrics, to_topics, Watchdog(0), "http://me"
+        )
 
     async def assign(self, *partitions: int) -> None:
         self.app.consumer.partitions = set(partitions)

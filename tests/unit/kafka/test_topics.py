@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
-import logging
 from dataclasses import replace
 from typing import Any
 
@@ -12,7 +10,6 @@ import pytest
 from app.kafka.config import librdkafka_config, ssl_context
 from app.kafka.start import check_kafka
 from app.kafka.topics import TopicState, collection_topics, problems, topic_plans
-from app.kafka.watch import KafkaWatch
 from app.local.process import free_port
 from app.settings import Settings
 from schemas.errors import BrokerUnavailable, ServiceMissing, TopicsWrong
@@ -140,41 +137,3 @@ def test_with_tls_the_brokers_certificate_is_checked() -> None:
     context = ssl_context(settings(kafka_security_protocol="SSL"))
     assert context is not None
     assert (context.check_hostname, context.verify_mode) == (True, ssl.CERT_REQUIRED)
-
-
-async def test_an_outage_is_told_once_and_so_is_its_end(caplog: pytest.LogCaptureFixture) -> None:
-    class Broker:
-        away = False
-
-        def connect(self, _: float) -> int:
-            if self.away:
-                raise BrokerUnavailable("no route")
-            return 1
-
-    broker = Broker()
-    watch = KafkaWatch(broker, "k:9092")  # type: ignore[arg-type]
-    with caplog.at_level(logging.INFO, "headrace.kafka"):
-        for away in (False, True, True, False, False):
-            broker.away = away
-            await watch._ask()
-            assert watch.trouble == ("Kafka at k:9092 does not answer: no route" if away else None)
-    assert [record.levelname for record in caplog.records] == ["WARNING", "INFO"]
-
-
-async def test_the_watch_goes_on_until_it_is_cancelled(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("app.kafka.watch.INTERVAL_S", 0.001)
-    asked = asyncio.Event()
-    loop = asyncio.get_running_loop()
-
-    class Broker:
-        def connect(self, _: float) -> int:
-            loop.call_soon_threadsafe(asked.set)
-            return 1
-
-    task = asyncio.create_task(KafkaWatch(Broker(), "k").run())  # type: ignore[arg-type]
-    await asyncio.wait_for(asked.wait(), 5)
-    asked.clear()
-    await asyncio.wait_for(asked.wait(), 5)
-    task.cancel()
-    with pytest.raises(asyncio.CancelledError):
-        await task

@@ -1,0 +1,81 @@
+"""Faust sometimes reads no more after a rebalance or an outage, without an error: noticed here."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Callable
+from typing import Any
+
+import faust
+
+from app.kafka.watch import KafkaWatch
+from schemas.errors import Stalled
+
+log = logging.getLogger("headrace.worker")
+
+INTERVAL_S = 5.0
+_TROUBLE_SHARE = 0.25  # of the limit: from then on /readyz is red
+
+
+class StallWatch:
+    """Whether records wait in Kafka for a worker that has nothing to do.
+
+    limit_s: after so long the worker ends; 0: never. idle: whether the worker has nothing in its hands.
+    """
+
+    def __init__(
+        self,
+        app: faust.App,
+        kafka: KafkaWatch,
+        limit_s: float,
+        idle: Callable[[], bool],
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._app = app
+        self._kafka = kafka
+        self._limit_s = limit_s
+        self._idle = idle
+        self._clock = clock
+        self._still: dict[Any, tuple[int, float]] = {}  # by partition: where reading stands, and since when
+        self.trouble: str | None = None
+
+    async def run(self) -> None:
+        """Look every few seconds. Raises Stalled."""
+        while self._limit_s:
+            await asyncio.sleep(min(INTERVAL_S, self._limit_s / 4))
+            await self.look()
+
+    async def look(self) -> None:
+        """Raises Stalled if nothing has been read for too long though there is something."""
+        app = self._app
+        if self._kafka.trouble is not None or not app.started or app.rebalancing or not self._idle():
+            self._still, self.trouble = {}, None
+            return
+        consumer = app.consumer
+        assigned = list(consumer.assignment())
+        try:
+            ends = await consumer.highwaters(*assigned) if assigned else {}
+            places = {tp: await consumer.position(tp) for tp in assigned}
+        except Exception as error:  # noqa: BLE001 - whatever the broker's absence looks like: KafkaWatch tells of it
+            log.debug("not asked this time: %s", error)
+            return
+        now = self._clock()
+        behind = {tp: place for tp, place in places.items() if place is not None and place < ends[tp]}
+        self._still = {
+            tp: self._still[tp] if self._still.get(tp, (None, 0.0))[0] == place else (place, now)
+            for tp, place in behind.items()
+        }
+        self.trouble = None
+        if not self._still:
+            return
+        tp, (place, since) = min(self._still.items(), key=lambda item: item[1][1])
+        if now - since < self._limit_s * _TROUBLE_SHARE:
+            return
+        self.trouble = (
+            f"partition {tp.partition} of {tp.topic} has records up to {ends[tp]}, "
+            f"reading stands at {place} for {now - since:.0f} s"
+        )
+        if now - since >= self._limit_s:
+            raise Stalled(f"{self.trouble}: ending, to be started again")

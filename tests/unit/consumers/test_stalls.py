@@ -1,0 +1,77 @@
+"""A worker that reads nothing though there is something ends; one that is busy, or waits for Kafka, does not."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+from typing import Any, NamedTuple
+
+import pytest
+
+from consumers.stalls import StallWatch
+from schemas.errors import Stalled
+
+
+class TP(NamedTuple):
+    topic: str
+    partition: int
+
+
+class Consumer:
+    def __init__(self) -> None:
+        self.ends = {TP("t", 0): 10, TP("t", 1): 5}
+        self.places = {TP("t", 0): 10, TP("t", 1): 5}
+
+    def assignment(self) -> set[TP]:
+        return set(self.ends)
+
+    async def highwaters(self, *_: TP) -> dict[TP, int]:
+        return self.ends
+
+    async def position(self, tp: TP) -> int:
+        return self.places[tp]
+
+
+class Parts:
+    def __init__(self) -> None:
+        self.consumer = Consumer()
+        self.app: Any = SimpleNamespace(started=True, rebalancing=False, consumer=self.consumer)
+        self.kafka: Any = SimpleNamespace(trouble=None)
+        self.idle, self.now = True, 0.0
+        self.watch = StallWatch(self.app, self.kafka, 100, lambda: self.idle, lambda: self.now)
+
+    async def after(self, seconds: float) -> str | None:
+        self.now += seconds
+        await self.watch.look()
+        return self.watch.trouble
+
+
+async def test_records_that_nobody_reads_are_told_and_then_end_the_worker() -> None:
+    parts = Parts()
+    parts.consumer.ends[TP("t", 1)] = 7
+    assert await parts.after(0) is None
+    assert await parts.after(24) is None
+    assert await parts.after(1) == "partition 1 of t has records up to 7, reading stands at 5 for 25 s"
+    with pytest.raises(Stalled, match="reading stands at 5 for 100 s"):
+        await parts.after(75)
+
+
+async def test_a_partition_that_is_read_on_is_no_stall() -> None:
+    parts = Parts()
+    parts.consumer.ends[TP("t", 1)] = 100
+    for place in range(5, 12):
+        parts.consumer.places[TP("t", 1)] = place
+        assert await parts.after(24) is None
+
+
+@pytest.mark.parametrize("excuse", ["busy", "kafka", "rebalancing"])
+async def test_an_excuse_begins_the_clock_anew(excuse: str) -> None:
+    parts = Parts()
+    parts.consumer.ends[TP("t", 1)] = 7
+    await parts.after(0)
+    assert await parts.after(50) is not None
+    parts.idle, parts.app.rebalancing = excuse != "busy", excuse == "rebalancing"
+    parts.kafka.trouble = "away" if excuse == "kafka" else None
+    assert await parts.after(60) is None
+    parts.idle, parts.app.rebalancing, parts.kafka.trouble = True, False, None
+    assert await parts.after(1) is None
+    assert await parts.after(24) is None
