@@ -9,6 +9,10 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 PREFIX = "__connect.errors."
+REPLAYS_HEADER = "headrace-dlq-replays"  # how many times an event was replayed, its ancestors included
+SOURCE_HEADER = "headrace-dlq-source"  # `partition:offset` of the event that a replayed one repeats, in the same topic
+
+Headers = Iterable[tuple[str, bytes | None]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,7 +27,7 @@ class DeadLetter:
     message: str
     timestamp_ms: int
 
-    def headers(self, original: Iterable[tuple[str, bytes | None]]) -> list[tuple[str, bytes | None]]:
+    def headers(self, original: Headers) -> list[tuple[str, bytes | None]]:
         """The original headers followed by the error headers."""
         added = {
             "topic": self.topic,
@@ -37,8 +41,8 @@ class DeadLetter:
         return [*original, *((PREFIX + name, value.encode()) for name, value in added.items())]
 
 
-def decode_dead_letter(headers: Iterable[tuple[str, bytes | None]]) -> DeadLetter:
-    """Read the error headers back; the last of each name counts. Raises KeyError if one is missing."""
+def decode_dead_letter(headers: Headers) -> DeadLetter:
+    """Read the error headers back; the last of each name counts. Raises KeyError (missing) or ValueError (wrong)."""
     found = {
         name.removeprefix(PREFIX): value.decode()
         for name, value in headers
@@ -53,3 +57,30 @@ def decode_dead_letter(headers: Iterable[tuple[str, bytes | None]]) -> DeadLette
         message=found["exception.message"],
         timestamp_ms=int(found["timestamp"]),
     )
+
+
+def original_headers(headers: Headers) -> list[tuple[str, bytes | None]]:
+    """Those that the event came with."""
+    return [(name, value) for name, value in headers if not name.startswith(PREFIX)]
+
+
+def replay_headers(headers: Headers, letter: DeadLetter) -> list[tuple[str, bytes | None]]:
+    """Of the event that repeats a letter's: its original headers, how often it was replayed, and where it was."""
+    kept = [pair for pair in original_headers(headers) if pair[0] not in (REPLAYS_HEADER, SOURCE_HEADER)]
+    return [
+        *kept,
+        (REPLAYS_HEADER, b"%d" % (replay_count(headers) + 1)),
+        (SOURCE_HEADER, b"%d:%d" % (letter.partition, letter.offset)),
+    ]
+
+
+def replay_count(headers: Headers) -> int:
+    """How many times the event was replayed; 0 where the header is missing or no number."""
+    value = dict(headers).get(REPLAYS_HEADER) or b""
+    return int(value) if value.isdigit() else 0
+
+
+def replay_source(headers: Headers) -> tuple[int, int] | None:
+    """Partition and offset of what a replayed event repeats; None for any other event."""
+    partition, _, offset = (dict(headers).get(SOURCE_HEADER) or b"").partition(b":")
+    return (int(partition), int(offset)) if partition.isdigit() and offset.isdigit() else None

@@ -14,6 +14,7 @@ HeadraceError
 │   ├── SettingsError          a setting is missing or wrong
 │   ├── ServiceMissing         a service was not there at the start
 │   ├── TopicsWrong            topics are missing or have other settings than they need
+│   ├── GroupActive            a consumer group has members that must stop first
 │   ├── RecordRefused          Kafka refuses a record as too large: stop rather than lose it
 │   ├── ModelMissing           the model cannot be found or loaded
 │   ├── ModelDisagrees         what was asked for gives other vectors than the reference
@@ -113,6 +114,19 @@ class ModelMissing(Fatal):
 
 class ModelDisagrees(Fatal):
     """The runtime or precision that was asked for does not agree with the reference; the message says by how much."""
+
+
+class GroupActive(Fatal):
+    """Kafka does not change the offsets of a group that has members: stop them. members: their names, if known."""
+
+    def __init__(self, group: str, members: list[str]) -> None:
+        who = f": {', '.join(members)}" if members else ""
+        super().__init__(
+            f"stop the embed workers first{who}. The consumer group {group} has members, and Kafka changes its offsets "
+            "only when it has none; one that was killed counts as a member until its session times out"
+        )
+        self.group = group
+        self.members = members
 
 
 class RecordRefused(Fatal):

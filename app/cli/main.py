@@ -21,6 +21,8 @@ COMMANDS = {
     "serve": ("app.cli.serve", "serve"),
     "search": ("app.cli.search", "search"),
     "status": ("app.cli.status", "status"),
+    "dlq": ("app.cli.dlq", "dlq"),
+    "rewind": ("app.cli.rewind", "rewind"),
     "tune": ("app.cli.tune", "tune"),
     "model": ("app.cli.model", "model"),
     "bench": ("app.cli.bench", "bench"),

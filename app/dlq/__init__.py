@@ -1,0 +1,1 @@
+"""Dead letters: reading them, choosing among them, telling them, and replaying them."""
