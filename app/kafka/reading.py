@@ -16,6 +16,7 @@ from schemas.errors import BrokerUnavailable, ServiceMissing, TopicsWrong
 TIMEOUT_S = 10.0
 SILENCE_S = 30.0  # as long as librdkafka takes to find a new leader, with room
 _BATCH = 500
+_POLL_S = 0.2  # how soon a Ctrl-C is seen
 _LARGEST_ANSWER_BYTES = 2**31 - 1  # as much as librdkafka allows
 
 Span = tuple[int, int]  # first offset, and the one after the last
@@ -61,11 +62,13 @@ class TopicReader:
         advance: told how many offsets have been passed.
         """
         position = {partition: first for partition, (first, end) in spans.items() if first < end}
-        self._consumer.assign([TopicPartition(topic, partition, first) for partition, first in position.items()])
+        begun = [TopicPartition(topic, partition, first) for partition, first in position.items()]
+        self._consumer.assign(begun)
         try:
             heard = time.monotonic()
             while position:
-                messages = self._consumer.consume(_BATCH, timeout=0.2)
+                head = self._consumer.poll(_POLL_S)  # `consume` would wait for the whole batch
+                messages = [] if head is None else [head, *self._consumer.consume(_BATCH, timeout=0)]
                 if messages:
                     heard = time.monotonic()
                 elif time.monotonic() - heard > SILENCE_S:
@@ -73,6 +76,8 @@ class TopicReader:
                 for message in messages:
                     yield from self._taken(topic, message, spans, position, advance)
         finally:
+            # a pause outlives its assignment
+            self._consumer.resume(begun)
             self._consumer.unassign()
 
     def close(self) -> None:
