@@ -21,6 +21,7 @@ from app.settings import Settings
 from schemas.errors import BrokerUnavailable, Rejected, SettingsError
 
 MOST_BYTES = 1_000_000_000  # as much as librdkafka allows
+_NOT_THERE = (KafkaError._UNKNOWN_TOPIC, KafkaError._UNKNOWN_PARTITION, KafkaError.UNKNOWN_TOPIC_OR_PART)
 _TOO_LARGE = (KafkaError.MSG_SIZE_TOO_LARGE, KafkaError.INVALID_MSG_SIZE)
 
 
@@ -100,7 +101,7 @@ class RecordProducer:
             if error is None:
                 delivered(Position(record.topic, message.partition(), message.offset()), None)
             else:
-                delivered(None, _translated(error))
+                delivered(None, _translated(record.topic, error))
 
         arguments: dict[str, Any] = {
             "key": record.key,
@@ -115,7 +116,7 @@ class RecordProducer:
             except BufferError:
                 time.sleep(0.005)  # the poller is emptying the queue
             except KafkaException as error:
-                return delivered(None, _translated(error.args[0]))
+                return delivered(None, _translated(record.topic, error.args[0]))
             else:
                 return None
 
@@ -187,7 +188,12 @@ def _producer(config: dict[str, Any]) -> Producer:
         raise SettingsError(f"the settings of Kafka do not work: {error.args[0].str()}") from error
 
 
-def _translated(error: KafkaError) -> Exception:
+def _translated(topic: str, error: KafkaError) -> Exception:
     if error.code() in _TOO_LARGE:
-        return Rejected(f"the record is larger than the topic allows: {error.str()}")
+        return Rejected(f"the record is larger than the topic {topic} allows: {error.str()}")
+    if error.code() in _NOT_THERE:
+        return BrokerUnavailable(
+            f"topic {topic} or the partition is not there ({error.str()}): headrace topics create makes what "
+            "is missing and checks the rest"
+        )
     return BrokerUnavailable(error.str())

@@ -185,7 +185,7 @@ def test_an_event_that_kafka_does_not_take_is_told_and_the_others_go_back(
     post.dead(b"small", b"{")
     status, out, _ = post.run("replay", "--all", "--yes")
     assert status == 1
-    assert f"{large}  0:0  failed: the record is larger than the topic allows" in out
+    assert f"{large}  0:0  failed: the record is larger than the topic {post.settings.changes_topic} allows" in out
     assert out.endswith("1 replayed, 1 failed\n")
     assert [item.key for item in replayed(post, 3)] == [b"small"]
 

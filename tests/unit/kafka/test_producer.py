@@ -77,10 +77,18 @@ def test_a_null_value_arrives_as_null(producer: RecordProducer, settings: Settin
 def test_a_record_that_is_too_large_is_rejected_and_its_neighbours_arrive(settings: Settings) -> None:
     producer, topic = RecordProducer(settings, "test"), settings.changes_topic
     done = producer.deliver([Record(topic, b"a", b"x"), Record(topic, b"b", b"x" * 2**21), Record(topic, b"c", b"x")])
-    with pytest.raises(Rejected, match="larger than the topic allows"):
+    with pytest.raises(Rejected, match=r"larger than the topic \S+\.changes allows"):
         done.result(20)
     assert {item.key for item in read_topic(settings, 2)} == {b"a", b"c"}
     producer.close(2)
+
+
+def test_a_partition_that_is_not_there_is_retriable_and_names_the_topic_and_the_command(
+    producer: RecordProducer, settings: Settings
+) -> None:
+    producer.deliver([Record(settings.changes_topic, b"k", b"1")]).result(20)
+    with pytest.raises(BrokerUnavailable, match=rf"{settings.changes_topic} .*headrace topics create"):
+        producer.deliver([Record(settings.changes_topic, b"k", b"2", 99)]).result(20)
 
 
 def test_a_future_that_was_cancelled_does_not_stop_later_deliveries(
