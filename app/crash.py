@@ -1,7 +1,7 @@
-"""Named places at which a test kills the process: what must hold whatever is killed is proven at each of them.
+"""Named places at which a test kills or stops the process: what must hold whatever is killed is proven at each of them.
 
 `HEADRACE_CRASH_AT=embed.confirmed` kills it (SIGKILL to itself) the first time it comes there, `embed.confirmed:3` the
-third time. No setting: it has no place on a machine that anybody relies on.
+third time; `embed.confirmed:3:SIGSTOP` stops it there, to wake up as a zombie. No setting: it has no place on a machine that anybody relies on.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ Point = Literal[
     "embed.compared",
     "embed.claimed",
     "embed.embedded",
+    "embed.checked",
     "embed.some_confirmed",
     "embed.confirmed",
     "embed.remembered",
@@ -34,7 +35,7 @@ Point = Literal[
 ]
 POINTS: tuple[Point, ...] = get_args(Point)
 
-_AT, _, _TIMES = os.environ.get("HEADRACE_CRASH_AT", "").partition(":")
+_AT, _TIMES, _SIGNAL, *_ = (*os.environ.get("HEADRACE_CRASH_AT", "").split(":"), "", "")
 _left = int(_TIMES or 1)
 
 
@@ -49,4 +50,4 @@ def _crash(first: Callable[[], object]) -> None:
     _left -= 1
     if _left == 0:
         first()
-        os.kill(os.getpid(), signal.SIGKILL)
+        os.kill(os.getpid(), signal.Signals[_SIGNAL or "SIGKILL"])

@@ -289,8 +289,18 @@ def run_worker(main: Callable[[asyncio.Event], Awaitable[None]]) -> None:
     except HeadraceError:
         raise
     except Exception as error:
+        ours = _ours(error)
+        if ours is not None:
+            raise ours from error
         log.critical("stopped by %s: %s", type(error).__name__, error, exc_info=error)
         raise SystemExit(1) from error
+
+
+def _ours(error: BaseException) -> HeadraceError | None:
+    """The error of ours that ended a group of tasks, if one did."""
+    if isinstance(error, BaseExceptionGroup):
+        return next((found for inner in error.exceptions if (found := _ours(inner)) is not None), None)
+    return error if isinstance(error, HeadraceError) else None
 
 
 def services(link: RedisLink, kafka: KafkaWatch) -> dict[str, str]:

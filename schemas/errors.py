@@ -4,6 +4,7 @@ HeadraceError
 ├── Retriable                  same work again after back-off; nothing was lost
 │   ├── BrokerUnavailable      Kafka does not answer or did not confirm a delivery
 │   ├── EmbedderUnavailable    the model does not answer; nothing was embedded
+│   ├── LeaseExpired           the group may have given the partitions away; nothing was written
 │   └── StorageFull            the disk is full or does not answer; nothing was applied
 ├── Rejected                   can never succeed: dead letter, go on with the next
 │   ├── InvalidChange          the event is not a DocumentChange
@@ -18,6 +19,8 @@ HeadraceError
 │   ├── RecordRefused          Kafka refuses a record as too large: stop rather than lose it
 │   ├── ModelMissing           the model cannot be found or loaded
 │   ├── ModelDisagrees         what was asked for gives other vectors than the reference
+│   ├── Stalled                something waits for ever: be started again
+│   ├── EpochChanged           the topics were made again: start again with the new ones
 │   ├── ShardCorrupt           a shard file is not what it says it is
 │   └── FingerprintMismatch    vectors of another model arrive at a shard
 └── RequestError               the client's request is wrong or cannot be served: an HTTP status

@@ -129,6 +129,10 @@ class Stack:
         """One more index worker. Gateways without Redis have to be told of it: do it before they start."""
         self._add(name, "index", {"data_dir": data_dir})
 
+    def add_embed(self, name: str) -> None:
+        """One more embed worker."""
+        self._add(name, "embed", {})
+
     def role(self, name: str) -> Role:
         """One of the roles."""
         return self._roles[name]

@@ -128,6 +128,7 @@ class EmbedPipeline:
         dead += [DeadEvent(work.event, "embed", error) for work, error in outcome.failed]
         ordered = self._ordered(events, outcome.good)
         ours = {partition for partition in ordered if owns(partition)}
+        crash_point("embed.checked")
         self._deliver(dead, ordered, ours)
         crash_point("embed.confirmed")
         trace.dead_letters(dead)

@@ -11,7 +11,7 @@ import pytest
 from mode.services import Service, WaitResults
 
 from app.settings import Settings
-from consumers.faust_app import WorkerConsumer, as_event, is_current, make_app, run_app, services
+from consumers.faust_app import WorkerConsumer, as_event, is_current, make_app, run_app, run_worker, services
 from schemas.errors import Fatal, ShardCorrupt
 
 
@@ -196,3 +196,27 @@ def test_the_services_that_a_worker_uses_are_told_for_readyz() -> None:
     assert services(link, kafka) == {"kafka": "ok", "redis": "unavailable"}  # type: ignore[arg-type]
     kafka.trouble = "away"
     assert services(link, kafka)["kafka"] == "unavailable"  # type: ignore[arg-type]
+
+
+def test_an_error_of_ours_inside_a_group_of_tasks_comes_out_as_itself() -> None:
+    async def main(_: asyncio.Event) -> None:
+        async with asyncio.TaskGroup() as outer, asyncio.TaskGroup() as inner:
+            outer.create_task(asyncio.sleep(60))
+            inner.create_task(_fails(ShardCorrupt("it is damaged")))
+
+    with pytest.raises(ShardCorrupt, match="it is damaged"):
+        run_worker(main)
+
+
+def test_another_error_is_logged_and_ends_with_status_1() -> None:
+    async def main(_: asyncio.Event) -> None:
+        async with asyncio.TaskGroup() as group:
+            group.create_task(_fails(ZeroDivisionError()))
+
+    with pytest.raises(SystemExit) as ended:
+        run_worker(main)
+    assert ended.value.code == 1
+
+
+async def _fails(error: Exception) -> None:
+    raise error
