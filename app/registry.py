@@ -62,8 +62,11 @@ def _decoded(value: bytes) -> dict[str, Any]:
     """An entry; one that is not ours has long been dead."""
     try:
         entry = orjson.loads(value)
-        return {"url": str(entry["url"]), "alive_until_ms": int(entry["alive_until_ms"]), "told": entry.get("told", {})}
-    except (ValueError, KeyError, TypeError):
+        told = entry.get("told", {})
+        if not isinstance(told, dict):
+            raise TypeError("told is no object")
+        return {"url": str(entry["url"]), "alive_until_ms": int(entry["alive_until_ms"]), "told": told}
+    except (ValueError, KeyError, TypeError, AttributeError, OverflowError):
         return {"alive_until_ms": 0}
 
 

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from datetime import date, datetime, time
 from decimal import Decimal
-from typing import Any
+from typing import Any, BinaryIO
 
 from schemas.document_change import DocumentChange, parse_change
 from schemas.errors import InvalidChange
@@ -15,8 +15,17 @@ from schemas.errors import InvalidChange
 # One line, cell or file beyond this is not read into memory: 16 times the default largest text.
 MAX_ITEM_BYTES = 64 * 2**20
 DEFAULT_TITLE = "title"
+_INT64_DIGITS = 19
 
 Advance = Callable[[int], None]  # a source calls it with the number of bytes it has read on
+
+
+def skip_line(file: BinaryIO, advance: Advance) -> None:
+    """Read on to the end of a line that is too long."""
+    while part := file.readline(MAX_ITEM_BYTES):
+        advance(len(part))
+        if part.endswith(b"\n"):
+            return
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,7 +130,8 @@ def _as_version(value: Any) -> Any:
 def _as_event_time(value: Any) -> Any:
     if isinstance(value, datetime):
         return value.isoformat()
-    return int(value) if isinstance(value, str) and value.isascii() and value.isdigit() else value
+    is_number = isinstance(value, str) and value.isascii() and value.isdigit()
+    return int(value) if is_number and len(value) <= _INT64_DIGITS else value
 
 
 def _as_number(name: str, value: Any) -> Any:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import os
 import re
 import stat
@@ -18,6 +19,10 @@ from schemas.errors import InvalidChange
 TEXT, MARKDOWN, HTML = frozenset({".txt"}), frozenset({".md", ".markdown"}), frozenset({".html", ".htm"})
 EXTENSIONS = TEXT | MARKDOWN | HTML
 _MAX_TITLE_CHARACTERS = 300
+# Python knows them, no page is written in them; they fail in ways of their own or take quadratic time
+_NO_ENCODINGS_OF_TEXT = frozenset(
+    {"idna", "punycode", "undefined", "unicode-escape", "unicode_escape", "raw-unicode-escape", "raw_unicode_escape"}
+)
 _CHARSET = re.compile(rb"""<meta[^>]{0,200}charset\s*=\s*["']?([A-Za-z0-9_.:-]{2,40})""", re.IGNORECASE)
 _FRONT_MATTER = re.compile(r"---[ \t]*\n(?:.*\n)*?---[ \t]*(?:\n|$)")
 
@@ -119,6 +124,8 @@ def _decode(content: bytes, extension: str) -> str:
         declared = _CHARSET.search(content[:1024])
         encoding = declared.group(1).decode() if declared else encoding
     try:
+        if codecs.lookup(encoding).name in _NO_ENCODINGS_OF_TEXT:
+            raise LookupError(encoding)
         return content.decode(encoding)
     except UnicodeDecodeError as error:
         raise InvalidChange(f"is not {encoding.removesuffix('-sig').upper()}: byte {error.start}") from error

@@ -9,7 +9,7 @@ from typing import BinaryIO
 import orjson
 from pydantic import ValidationError
 
-from producers.changes import MAX_ITEM_BYTES, Advance, BadInput, Change, Fields, Item
+from producers.changes import MAX_ITEM_BYTES, Advance, BadInput, Change, Fields, Item, skip_line
 from schemas.document_change import DocumentChange, explain, parse_change
 from schemas.errors import InvalidChange
 
@@ -33,7 +33,7 @@ def read_jsonl(file: BinaryIO, name: str, parse: ParseLine, advance: Advance) ->
         advance(len(line))
         where = f"{name}:{number}"
         if len(line) == MAX_ITEM_BYTES and not line.endswith(b"\n"):
-            _skip_rest(file, advance)
+            skip_line(file, advance)
             yield BadInput(where, f"the line is longer than {MAX_ITEM_BYTES} bytes")
             continue
         content = (line.removeprefix(_BOM) if number == 1 else line).strip()
@@ -43,13 +43,6 @@ def read_jsonl(file: BinaryIO, name: str, parse: ParseLine, advance: Advance) ->
             yield Change(parse(content), where)
         except InvalidChange as error:
             yield BadInput(where, error.reason)
-
-
-def _skip_rest(file: BinaryIO, advance: Advance) -> None:
-    while part := file.readline(MAX_ITEM_BYTES):
-        advance(len(part))
-        if part.endswith(b"\n"):
-            return
 
 
 def _document_change(line: bytes) -> DocumentChange:

@@ -8,7 +8,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any, BinaryIO
 
-from producers.changes import MAX_ITEM_BYTES, Advance, BadInput, Change, Fields, Item
+from producers.changes import MAX_ITEM_BYTES, Advance, BadInput, Change, Fields, Item, skip_line
 from schemas.errors import Fatal, InvalidChange
 
 _BOM = b"\xef\xbb\xbf"
@@ -20,18 +20,28 @@ class _Lines:
 
     def __init__(self, file: BinaryIO, advance: Advance) -> None:
         self._file, self._advance = file, advance
+        self._first = True
         self.undecodable = False
 
     def __iter__(self) -> Iterator[str]:
-        for number, line in enumerate(self._file):
-            self._advance(len(line))
-            content = line.removeprefix(_BOM) if number == 0 else line
-            try:
-                text = content.decode()
-            except UnicodeDecodeError:
-                self.undecodable = True
-                text = content.decode(errors="replace")
-            yield text
+        return self
+
+    def __next__(self) -> str:
+        """Raises csv.Error where a line is too long to be read into memory; the next one can be."""
+        line = self._file.readline(MAX_ITEM_BYTES)
+        if not line:
+            raise StopIteration
+        self._advance(len(line))
+        if len(line) == MAX_ITEM_BYTES and not line.endswith(b"\n"):
+            skip_line(self._file, self._advance)
+            raise csv.Error(f"the line is longer than {MAX_ITEM_BYTES} bytes")
+        content = line.removeprefix(_BOM) if self._first else line
+        self._first = False
+        try:
+            return content.decode()
+        except UnicodeDecodeError:
+            self.undecodable = True
+            return content.decode(errors="replace")
 
 
 def check_csv(path: Path, fields: Fields, delimiter: str) -> None:
@@ -109,7 +119,7 @@ def read_parquet(path: Path, fields: Fields, advance: Advance) -> Iterator[Item]
                 read = size * number // total_rows
                 advance(read - told)
                 told = read
-        except (pyarrow.ArrowException, OSError) as error:
+        except (pyarrow.ArrowException, OSError, ValueError, OverflowError) as error:  # also times beyond the year 9999
             raise Fatal(f"{path} is damaged after row {number}: {error}") from error
 
 

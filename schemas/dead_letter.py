@@ -8,6 +8,8 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 
+from schemas.errors import InvalidDeadLetter
+
 PREFIX = "__connect.errors."
 REPLAYS_HEADER = "headrace-dlq-replays"  # how many times an event was replayed, its ancestors included
 SOURCE_HEADER = "headrace-dlq-source"  # `partition:offset` of the event that a replayed one repeats, in the same topic
@@ -42,21 +44,24 @@ class DeadLetter:
 
 
 def decode_dead_letter(headers: Headers) -> DeadLetter:
-    """Read the error headers back; the last of each name counts. Raises KeyError (missing) or ValueError (wrong)."""
+    """Read the error headers back; the last of each name counts. Raises InvalidDeadLetter if they are not ours."""
     found = {
-        name.removeprefix(PREFIX): value.decode()
-        for name, value in headers
-        if name.startswith(PREFIX) and value is not None
+        name.removeprefix(PREFIX): value for name, value in headers if name.startswith(PREFIX) and value is not None
     }
-    return DeadLetter(
-        topic=found["topic"],
-        partition=int(found["partition"]),
-        offset=int(found["offset"]),
-        stage=found["stage"],
-        error_class=found["exception.class.name"],
-        message=found["exception.message"],
-        timestamp_ms=int(found["timestamp"]),
-    )
+    try:
+        return DeadLetter(
+            topic=found["topic"].decode(),
+            partition=int(found["partition"]),
+            offset=int(found["offset"]),
+            stage=found["stage"].decode(),
+            error_class=found["exception.class.name"].decode(),
+            message=found["exception.message"].decode(),
+            timestamp_ms=int(found["timestamp"]),
+        )
+    except KeyError as error:
+        raise InvalidDeadLetter(f"the header {PREFIX}{error.args[0]} is missing") from error
+    except ValueError as error:
+        raise InvalidDeadLetter(f"an error header does not parse: {error}") from error
 
 
 def original_headers(headers: Headers) -> list[tuple[str, bytes | None]]:

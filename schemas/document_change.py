@@ -15,7 +15,9 @@ SCHEMA_VERSION = 1
 MAX_ID_BYTES = 1024
 MAX_METADATA_FIELDS = 64
 MAX_VERSION = 2**63 - 1
+MAX_REASON_CHARS = 500  # a reason travels as a header of the dead letter
 MAX_EPOCH_MS = 253_402_300_799_999  # the last millisecond of the year 9999, where RFC 3339 ends
+_MAX_SHOWN_CHARS = 64  # of a name from the input
 
 MetadataValue = (
     bool
@@ -93,13 +95,13 @@ class DocumentChange(BaseModel):
 
 
 def explain(error: ValidationError) -> str:
-    """A validation error as one sentence: the first fields that are wrong and why."""
+    """A validation error as one sentence: the first fields that are wrong and why, in at most MAX_REASON_CHARS."""
     parts = []
     for item in error.errors(include_url=False, include_input=False)[:3]:
-        where = ".".join(str(part) for part in item["loc"][:2])
+        where = ".".join(str(part)[:_MAX_SHOWN_CHARS] for part in item["loc"][:2])
         message = item["msg"].removeprefix("Value error, ")
         parts.append(f"{where}: {message}" if where else message)
-    return "; ".join(parts)
+    return "; ".join(parts)[:MAX_REASON_CHARS]
 
 
 def parse_change(fields: dict[str, Any]) -> DocumentChange:

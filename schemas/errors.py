@@ -9,6 +9,7 @@ HeadraceError
 ├── Rejected                   can never succeed: dead letter, go on with the next
 │   ├── InvalidChange          the event is not a DocumentChange
 │   ├── InvalidVectorRecord    the record is damaged or of an unknown version
+│   ├── InvalidDeadLetter      the record on the dead-letter topic is not one of ours
 │   ├── UnembeddableText       the model fails on this very text
 │   └── TextsRefused           the model fails on some of these texts and does not say which
 ├── Fatal                      stop: the state or the set-up is not to be trusted
@@ -85,6 +86,10 @@ class InvalidChange(Rejected):
 
 class InvalidVectorRecord(Rejected):
     """The bytes on the vectors topic are damaged, foreign, or of a version this program does not know."""
+
+
+class InvalidDeadLetter(Rejected):
+    """The record on the dead-letter topic has not the headers that say where it came from and why."""
 
 
 class UnembeddableText(Rejected):

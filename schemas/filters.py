@@ -20,6 +20,7 @@ Scalar = str | int | float | bool
 T = TypeVar("T", bound=Scalar)
 MAX_FILTER_DEPTH = 8  # SQLite before 3.46 can parse no deeper subqueries
 MAX_FILTER_TERMS = 256
+_MAX_NAME_CHARS = 128  # no field of metadata has a longer name
 _RANGE = {"gt": ">", "gte": ">=", "lt": "<", "lte": "<="}
 
 
@@ -112,6 +113,8 @@ def _parse(source: Any, depth: int) -> Filter:
 
 
 def _parse_entry(name: str, value: Any, depth: int) -> Filter:
+    if len(name) > _MAX_NAME_CHARS:
+        raise BadRequest(f"filter: the name {name[:20]!r}… is longer than {_MAX_NAME_CHARS} characters")
     if name in ("and", "or"):
         if not isinstance(value, list):
             raise BadRequest(f"filter.{name}: expected a list of filters")

@@ -91,16 +91,16 @@ def decode_headers(headers: Iterable[tuple[str, bytes | None]]) -> RecordHeaders
         traceparent = found.get("traceparent")
         return RecordHeaders(
             kind=kind,
-            source_partition=_int64(partition),
-            source_offset=_int64(offset),
-            through=_int64(found["headrace-through"]),
+            source_partition=_int64(partition, 0),
+            source_offset=_int64(offset, -1),
+            through=_int64(found["headrace-through"], -1),
             as_of_ms=_int64(found["headrace-as-of"]),
             epoch=found["headrace-epoch"].decode(),
             event_time_ms=_int64(found["headrace-event-time"]),
-            version=None if version is None else _int64(version),
+            version=None if version is None else _int64(version, 0),
             stages=_decode_stages(found.get("headrace-stages", b"")),
             traceparent=None if traceparent is None else traceparent.decode(),
-            version_floor=None if floor is None else _int64(floor),
+            version_floor=None if floor is None else _int64(floor, 0),
         )
     except KeyError as error:
         raise InvalidVectorRecord(f"the header {error.args[0]} is missing") from error
@@ -113,8 +113,10 @@ def _decode_stages(value: bytes) -> dict[Stage, int]:
     return {name: _int64(time_ns) for name, time_ns in pairs if name in STAGES}
 
 
-def _int64(text: bytes | str) -> int:
+def _int64(text: bytes | str, least: int = -(2**63)) -> int:
     number = int(text)
     if not -(2**63) <= number < 2**63:
         raise ValueError(f"{number} does not fit in 64 bits")
+    if number < least:
+        raise ValueError(f"{number} is less than {least}")
     return number

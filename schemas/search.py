@@ -8,11 +8,14 @@ from pydantic import BaseModel, ConfigDict, Field, StringConstraints, Validation
 
 from schemas.document_change import explain
 from schemas.errors import BadRequest
+from schemas.vector_record import MAX_DIM
 
 MAX_K = 1000
 MAX_QUERY_CHARS = 10_000
+MAX_PARTITIONS = 10_000  # as many as a collection can have
 Mode = Literal["vector", "keyword", "hybrid"]
-_Int64 = Annotated[int, Field(ge=0, lt=2**63)]
+Partition = Annotated[str, StringConstraints(pattern=r"^[0-9]{1,9}$")]
+Int64 = Annotated[int, Field(ge=0, lt=2**63)]
 
 
 class SearchRequest(BaseModel):
@@ -24,15 +27,15 @@ class SearchRequest(BaseModel):
     `max_staleness_ms` waits for an answer at most that old; both fail with 504 after `timeout_ms`.
     """
 
-    model_config = ConfigDict(extra="forbid")
+    model_config = ConfigDict(extra="forbid", strict=True)
 
     query: Annotated[str, StringConstraints(max_length=MAX_QUERY_CHARS)] | None = None
-    vector: list[Annotated[float, Field(allow_inf_nan=False)]] | None = None
-    k: Annotated[int, Field(strict=True, ge=1, le=MAX_K)] = 10
+    vector: Annotated[list[Annotated[float, Field(allow_inf_nan=False)]], Field(max_length=MAX_DIM)] | None = None
+    k: Annotated[int, Field(ge=1, le=MAX_K)] = 10
     mode: Mode | None = Field(None, description="default: `hybrid` with a `query`, `vector` without")
     filter: dict[str, Any] | None = None
-    min_offsets: dict[Annotated[str, StringConstraints(pattern=r"^[0-9]{1,9}$")], _Int64] | None = None
-    max_staleness_ms: _Int64 | None = None
+    min_offsets: Annotated[dict[Partition, Int64], Field(max_length=MAX_PARTITIONS)] | None = None
+    max_staleness_ms: Int64 | None = None
     timeout_ms: Annotated[int, Field(ge=1, le=60_000)] = 2000
 
     @property

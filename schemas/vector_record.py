@@ -23,14 +23,19 @@ from typing import Any
 import numpy as np
 import orjson
 from numpy.typing import NDArray
+from pydantic import TypeAdapter, ValidationError
 
+from schemas.document_change import MAX_ID_BYTES, MAX_METADATA_FIELDS, Metadata, explain
 from schemas.errors import InvalidVectorRecord
 
 MAGIC = b"HRV1"
+MAX_DIM = 16_384  # a shard makes room for so many numbers a row before the first one comes
 _HEAD = struct.Struct("<4sIB3xIII")
 _BODY_OFFSET = 8
 _DTYPES: dict[int, type[np.floating[Any]]] = {1: np.float16, 2: np.float32}
 _CODES = {np.dtype(np.float16): 1, np.dtype(np.float32): 2}
+_HASH_BYTES = 16
+_METADATA: TypeAdapter[Metadata] = TypeAdapter(Metadata)
 
 Vectors = NDArray[np.float16] | NDArray[np.float32]
 
@@ -89,23 +94,50 @@ def decode_vector_record(value: bytes) -> VectorRecord:
     dtype = _DTYPES.get(code)
     if dtype is None:
         raise InvalidVectorRecord(f"unknown vector type {code}")
+    if not 1 <= dim <= MAX_DIM:
+        raise InvalidVectorRecord(f"the vectors have {dim} dimensions; 1 to {MAX_DIM} are possible")
     vectors_at = _HEAD.size + json_bytes
     if len(value) != vectors_at + n * dim * np.dtype(dtype).itemsize:
         raise InvalidVectorRecord("the length does not match the header")
     try:
         fields = orjson.loads(memoryview(value)[_HEAD.size : vectors_at])
         record = VectorRecord(
-            id=fields["id"],
-            text=fields["text"],
-            title=fields["title"],
-            metadata=fields["metadata"],
+            id=_text(fields["id"]),
+            text=_text(fields["text"]),
+            title=None if fields["title"] is None else _text(fields["title"]),
+            metadata=_METADATA.validate_python(fields["metadata"], strict=True),
             content_hash=bytes.fromhex(fields["content_hash"]),
-            fingerprint=fields["fingerprint"],
+            fingerprint=_text(fields["fingerprint"]),
             spans=tuple((start, end) for start, end in fields["spans"]),
             vectors=np.frombuffer(value, dtype=dtype, offset=vectors_at, count=n * dim).reshape(n, dim),
         )
+    except ValidationError as error:
+        raise InvalidVectorRecord(f"metadata: {explain(error)}") from error
     except (KeyError, TypeError, ValueError) as error:
         raise InvalidVectorRecord(f"the fields do not parse: {error}") from error
-    if len(record.spans) != n:
-        raise InvalidVectorRecord(f"{n} vectors for {len(record.spans)} spans")
+    _check(record)
     return record
+
+
+def _text(value: Any) -> str:
+    if not isinstance(value, str):
+        raise TypeError(f"{type(value).__name__} where text should be")
+    return value
+
+
+def _check(record: VectorRecord) -> None:
+    """What a checksum does not say: whoever wrote the record may have made it wrong."""
+    if len(record.vectors) != len(record.spans):
+        raise InvalidVectorRecord(f"{len(record.vectors)} vectors for {len(record.spans)} spans")
+    if not 1 <= len(record.id.encode()) <= MAX_ID_BYTES:
+        raise InvalidVectorRecord(f"the id has not 1 to {MAX_ID_BYTES} bytes")
+    if len(record.metadata) > MAX_METADATA_FIELDS:
+        raise InvalidVectorRecord(f"metadata has more than {MAX_METADATA_FIELDS} fields")
+    if len(record.content_hash) != _HASH_BYTES:
+        raise InvalidVectorRecord(f"the content hash has {len(record.content_hash)} bytes instead of {_HASH_BYTES}")
+    most = len(record.text)
+    for start, end in record.spans:
+        if type(start) is not int or type(end) is not int or not 0 <= start <= end <= most:
+            raise InvalidVectorRecord(f"a span lies outside of the text, which has {most} code points")
+    if not np.isfinite(record.vectors).all():
+        raise InvalidVectorRecord("a vector holds what is not a finite number")

@@ -21,6 +21,7 @@ from schemas.vector_record import Vectors
 
 Texts = dict[bytes, str]
 """Texts by cache key."""
+_NORM_TOLERANCE = 0.02  # of a vector in a cache; rounding to float16 takes less than 0.001
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,7 +108,7 @@ class ChunkEmbedder:
         sources = Counter(memory=len(found.memory), redis=len(found.redis), batch=len(keys) - len(set(keys)))
         cuts = []
         for change, key in zip(upserts, keys, strict=True):
-            cut = _decoded(values.get(key))
+            cut = _decoded(values.get(key), change.text or "")
             if cut is None:
                 cut = self._chunker.cut(change.text or "", change.title)
                 values[key] = fresh[key] = cut.encode()
@@ -161,15 +162,26 @@ class ChunkEmbedder:
     def _sound(self, values: dict[bytes, bytes]) -> dict[bytes, bytes]:
         """Without what cannot be one of our vectors: Redis is shared, and may hold anything."""
         size = self._vector_bytes
-        return {key: value for key, value in values.items() if len(value) == size}
+        sized = {key: value for key, value in values.items() if len(value) == size}
+        if not sized:
+            return sized
+        rows = np.frombuffer(b"".join(sized.values()), self._model.dtype).reshape(len(sized), -1).astype(np.float32)
+        norms = np.sqrt(np.einsum("ij,ij->i", rows, rows))
+        unit = np.abs(norms - 1) < _NORM_TOLERANCE  # not where one is not finite
+        return (
+            sized
+            if unit.all()
+            else {key: value for (key, value), sound in zip(sized.items(), unit, strict=True) if sound}
+        )
 
 
 def _characters(texts: Texts) -> int:
     return sum(map(len, texts.values()))
 
 
-def _decoded(value: bytes | None) -> Cut | None:
+def _decoded(value: bytes | None, text: str) -> Cut | None:
     try:
-        return None if value is None else Cut.decode(value)
+        cut = None if value is None else Cut.decode(value)
     except ValueError:
         return None  # not ours: as if nothing were known
+    return cut if cut is not None and cut.fits(text) else None

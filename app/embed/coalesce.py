@@ -14,6 +14,8 @@ from schemas.document_change import DocumentChange, decode_change
 from schemas.errors import InvalidChange
 from schemas.headers import Stage
 
+_INT64_DIGITS = 19
+
 
 def content_hash(change: DocumentChange) -> bytes:
     """16 bytes over everything a reader can see, the version included; equal hashes mean nothing changed."""
@@ -52,10 +54,15 @@ def _work(event: Event, change: DocumentChange) -> Work:
     traceparent = (headers.get("traceparent") or b"").decode(errors="replace")
     if trace_id_of(traceparent) is None:
         traceparent = new_traceparent()
-    produced = headers.get("headrace-produced") or b""
-    produced_ns = int(produced) if produced.isdigit() else event.timestamp_ms * 1_000_000
-    stages: dict[Stage, int] = {"produced": produced_ns, "consumed": event.consumed_ns}
+    stages: dict[Stage, int] = {"produced": _produced_ns(headers, event), "consumed": event.consumed_ns}
     return Work(event, change, content_hash(change), event.offset, traceparent, stages, change.version)
+
+
+def _produced_ns(headers: dict[str, bytes | None], event: Event) -> int:
+    """As the producer says in a header, else with its timestamp. Both are the producer's: they may be anything."""
+    said = headers.get("headrace-produced") or b""
+    told_ns = int(said) if said.isdigit() and len(said) <= _INT64_DIGITS else event.timestamp_ms * 1_000_000
+    return min(max(told_ns, 0), 2**63 - 1)
 
 
 def _decode(event: Event, max_text_bytes: int) -> DocumentChange:

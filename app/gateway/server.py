@@ -24,6 +24,7 @@ from app.gateway.status import EmbedWorkers, not_ready, pauses, status_body
 from app.observe.http import health_routes, json_response
 from app.observe.metrics import GatewayMetrics
 from app.settings import Settings
+from app.shard.question import checked_id
 from schemas.errors import NotFound, NotServing, RequestError, Retriable, TooLarge
 from schemas.filters import parse_filter
 from schemas.search import SearchRequest, parse_search_request
@@ -104,7 +105,7 @@ class Gateway:
 
     async def document(self, request: web.Request) -> web.Response:
         """GET /documents/{id}."""
-        document_id = request.match_info["id"]
+        document_id = checked_id(request.match_info["id"])
         found = await self._fanout.document(document_id)
         living = [answer for answer in found if not answer["deleted"]]
         if not living:

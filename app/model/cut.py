@@ -8,6 +8,9 @@ from itertools import chain, islice, repeat
 from typing import Self
 
 Span = tuple[int, int]  # half-open, in code points of a document's text
+# context and overlap make what the model is given longer than the text, by less than this
+_MOST_GIVEN, _GIVEN_ROOM = 64, 65_536
+_MOST_SHIFT = 42  # of a number in 7 bytes
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,6 +46,14 @@ class Cut:
             Chunk(*span, embed_text(text, head, context, span))
             for span, context in zip(self.spans, self.contexts or repeat(()), strict=False)
         ]
+
+    def fits(self, text: str) -> bool:
+        """Whether it can be a cut of this text: what a cache that others can write gives may be anything."""
+        if not self.spans:
+            return not text.strip()
+        furthest = max(self.spans[-1][1], *(line[1] for context in self.contexts for line in context), 0)
+        given = sum(end - start for context in (self.spans, *self.contexts) for start, end in context)
+        return furthest <= len(text) and given <= _MOST_GIVEN * len(text) + _GIVEN_ROOM
 
     def encode(self) -> bytes:
         """As bytes to keep in a cache, 4 to 6 for each chunk of ordinary size.
@@ -117,5 +128,7 @@ def _numbers(value: bytes) -> Iterator[int]:
         if byte < 0x80:
             yield number
             number = shift = 0
+        elif shift > _MOST_SHIFT:
+            raise ValueError("a number is larger than any text")
     if shift:
         raise ValueError("the bytes end inside a number")

@@ -12,7 +12,7 @@ from aiohttp import web
 from prometheus_client import CollectorRegistry
 
 from app.observe.metrics import CONTENT_TYPE, exposition
-from schemas.errors import ServiceMissing
+from schemas.errors import RequestError, ServiceMissing
 
 Check = Callable[[], "str | None"]
 Services = Callable[[], "dict[str, str]"]
@@ -37,6 +37,11 @@ def listen(host: str, port: int, what: str) -> socket.socket:
 def json_response(value: object, status: int = 200) -> web.Response:
     """orjson in a response."""
     return web.Response(body=orjson.dumps(value), status=status, content_type="application/json")
+
+
+def error_response(error: RequestError) -> web.Response:
+    """The body of every answer with a status from 400 on."""
+    return json_response({"error": {"status": error.status, "message": str(error)}}, error.status)
 
 
 def health_routes(check: Check, services: Services, registry: CollectorRegistry) -> list[web.RouteDef]:

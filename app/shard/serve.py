@@ -9,58 +9,23 @@ import time
 from collections import deque
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from typing import Any
 
-import numpy as np
-import orjson
 from aiohttp import web
-from numpy.typing import NDArray
 
-from app.observe.http import json_response
+from app.observe.http import error_response, json_response
 from app.observe.metrics import IndexMetrics
 from app.shard.hits import ShardHit
+from app.shard.question import ShardQuery, asked_id, asked_shard
 from app.shard.shard import Shard
 from app.shard.shards import Shards
 from app.shard.store import Progress, StoredDocument, now_ms
 from schemas.errors import RequestError
-from schemas.filters import Filter, parse_filter
 
 _SEARCH_THREADS = 2
 _MOVED = {"error": "is not owned by this worker", "status": 503}
 _POLL_S = 0.05  # staleness moves with time alone, not only with transactions
-
-
-@dataclass(frozen=True, slots=True)
-class ShardQuery:
-    """One question to some shards of this worker."""
-
-    shards: list[int]
-    vector: NDArray[np.float32] | None
-    text: str | None
-    fingerprint: str | None
-    k: int
-    parsed: Filter | None
-    min_offsets: dict[int, int]
-    max_staleness_ms: int | None
-    deadline: float
-
-    @classmethod
-    def decode(cls, body: bytes) -> ShardQuery:
-        """From the gateway's JSON; the vector is base64 of float32, null for keywords alone."""
-        fields = orjson.loads(body)
-        encoded, mode = fields["vector"], fields.get("mode", "vector")  # a gateway of an older version knows no modes
-        return cls(
-            shards=fields["shards"],
-            vector=None if mode == "keyword" else np.frombuffer(base64.b64decode(encoded), np.float32),
-            text=None if mode == "vector" else fields["query"],
-            fingerprint=fields["fingerprint"],
-            k=fields["k"],
-            parsed=parse_filter(fields["filter"]) if fields["filter"] else None,
-            min_offsets={int(shard): offset for shard, offset in fields["min_offsets"].items()},
-            max_staleness_ms=fields["max_staleness_ms"],
-            deadline=time.monotonic() + fields["timeout_ms"] / 1000,
-        )
 
 
 class ShardServer:
@@ -99,14 +64,20 @@ class ShardServer:
     async def search(self, request: web.Request) -> web.Response:
         """Per shard its best documents and how fresh it is, or why it cannot answer."""
         started = time.perf_counter()
-        query = ShardQuery.decode(await request.read())
+        try:
+            query = ShardQuery.decode(await request.read())
+        except RequestError as error:
+            return error_response(error)
         answers = await asyncio.gather(*(self._search_one(query, partition) for partition in query.shards))
         self._metrics.search_seconds.observe(time.perf_counter() - started)
         return json_response({"shards": dict(zip(map(str, query.shards), answers, strict=True))})
 
     async def document(self, request: web.Request) -> web.Response:
         """A stored document by id, from whichever shard of this worker has it; `shards`: those that were asked."""
-        document_id = request.query["id"]
+        try:
+            document_id = asked_id(request.query)
+        except RequestError as error:
+            return error_response(error)
         loop = asyncio.get_running_loop()
         shards = self._shards.open
         asked = list(shards)
@@ -125,7 +96,10 @@ class ShardServer:
 
     async def queries(self, request: web.Request) -> web.Response:
         """Vectors that a shard was asked for lately, base64 of float32, for `headrace tune`."""
-        shard = self._shards.open.get(int(request.query["shard"]))
+        try:
+            shard = self._shards.open.get(asked_shard(request.query))
+        except RequestError as error:
+            return error_response(error)
         if shard is None:
             return json_response(_MOVED, 503)
         vectors = shard.recent_queries()

@@ -91,7 +91,7 @@ def read_snapshot(path: Path) -> tuple[SnapshotFacts, dict[str, Any]]:
     with path.open("rb") as file:
         head = _read_head(file)
         try:
-            facts, state = SnapshotFacts(**head["facts"]), dict(head["parameters"])
+            facts, state = _facts(head["facts"]), dict(head["parameters"])
             for section in head["sections"]:
                 state[section["name"]] = _read_section(file, section)
         except (KeyError, TypeError, ValueError) as error:
@@ -130,12 +130,26 @@ def _read_head(file: IO[bytes]) -> dict[str, Any]:
     content = file.read(min(length, _MOST_JSON_BYTES))
     if len(content) != length or zlib.crc32(content) != checksum:
         raise SnapshotUnusable("its head is damaged")
-    head: dict[str, Any] = orjson.loads(content)
+    try:
+        head: dict[str, Any] = orjson.loads(content)
+    except ValueError as error:
+        raise SnapshotUnusable(f"its head is no JSON ({error})") from error
     return head
+
+
+def _facts(given: dict[str, Any]) -> SnapshotFacts:
+    facts = SnapshotFacts(**given)
+    for name, value in asdict(facts).items():
+        wanted = str if name in ("file_id", "fingerprint") else int
+        if type(value) is not wanted:
+            raise TypeError(f"{name} is {value!r}")
+    return facts
 
 
 def _read_section(file: IO[bytes], section: dict[str, Any]) -> np.ndarray[Any, Any]:
     dtype = np.dtype(section["dtype"])
+    if dtype.kind not in "biuf" or section["bytes"] < 0 or section["bytes"] % dtype.itemsize:
+        raise ValueError(f"{section['bytes']} bytes of {dtype} in {section['name']}")
     left = os.fstat(file.fileno()).st_size - file.tell()
     if section["bytes"] > left:
         raise SnapshotUnusable(f"it is truncated in {section['name']}")
@@ -143,7 +157,10 @@ def _read_section(file: IO[bytes], section: dict[str, Any]) -> np.ndarray[Any, A
     content = array.data.cast("B") if array.nbytes else memoryview(b"")
     read = 0
     while read < len(content):
-        read += file.readinto(content[read : read + _CHUNK_BYTES])  # type: ignore[attr-defined]
+        more = file.readinto(content[read : read + _CHUNK_BYTES])  # type: ignore[attr-defined]
+        if not more:
+            raise SnapshotUnusable(f"it is truncated in {section['name']}")
+        read += more
     if zlib.crc32(content) != section["crc32"]:
         raise SnapshotUnusable(f"the checksum of {section['name']} does not match")
     return array

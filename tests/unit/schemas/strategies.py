@@ -60,18 +60,21 @@ def record_headers() -> st.SearchStrategy[RecordHeaders]:
 
 @st.composite
 def vector_records(draw: st.DrawFn) -> VectorRecord:
-    """Of 0 to 3 chunks; vectors of any bytes, since the format does not look into them."""
+    """Of 0 to 3 chunks; vectors of any finite numbers, since the format does not look at their length."""
     n, dim = draw(st.integers(0, 3)), draw(st.integers(1, 9))
     dtype = draw(st.sampled_from([np.float16, np.float32]))
     size = n * dim * np.dtype(dtype).itemsize
-    vectors: NDArray[Any] = np.frombuffer(draw(st.binary(min_size=size, max_size=size)), dtype).reshape(n, dim)
+    drawn: NDArray[Any] = np.frombuffer(draw(st.binary(min_size=size, max_size=size)), dtype).reshape(n, dim)
+    vectors = np.where(np.isfinite(drawn), drawn, dtype(1)).astype(dtype)
+    text = draw(TEXT)
+    borders = st.tuples(st.integers(0, len(text)), st.integers(0, len(text))).map(sorted).map(tuple)
     return VectorRecord(
         id=draw(IDS),
-        text=draw(TEXT),
+        text=text,
         title=draw(st.none() | TEXT),
         metadata=draw(METADATA),
         content_hash=draw(st.binary(min_size=16, max_size=16)),
         fingerprint=draw(TEXT),
-        spans=tuple(draw(st.tuples(st.integers(0, 99), st.integers(0, 99))) for _ in range(n)),
+        spans=tuple(draw(borders) for _ in range(n)),
         vectors=vectors,
     )
