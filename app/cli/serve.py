@@ -61,7 +61,7 @@ async def _run(settings: Settings) -> None:
         fanout = Fanout(directory, session, settings.shard_timeout_ms)
         embed_workers = Registry(link, settings.collection, "embed").told
         gateway = Gateway(settings, directory, fanout, queries, lambda: link.state, embed_workers, metrics)
-        runner = web.AppRunner(gateway.application(), access_log=None, shutdown_timeout=_STOP_S)
+        runner = web.AppRunner(gateway.application(), access_log=None, shutdown_timeout=_STOP_S, auto_decompress=False)
         await runner.setup()
         await web.SockSite(runner, bound).start()
         log.info("serving %s on http://%s:%d", settings.collection, *bound.getsockname()[:2])

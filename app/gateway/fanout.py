@@ -147,8 +147,11 @@ class Fanout:
             ) as response:
                 if response.status != 200:
                     return f"answered with status {response.status}"
-                answer: dict[str, Any] = orjson.loads(await response.read())
-                return answer
+                answer: Any = orjson.loads(await response.read())
+                said = answer.get("shards") if isinstance(answer, dict) else None
+                if not isinstance(said, dict) or not all(_is_said(said.get(str(shard))) for shard in body["shards"]):
+                    return "answered what no index worker answers"
+                return dict(answer)
         except TimeoutError:
             return f"no answer within {timeout_s * 1000:.0f} ms"
         except (aiohttp.ClientError, orjson.JSONDecodeError) as error:
@@ -159,8 +162,9 @@ class Fanout:
             timeout = aiohttp.ClientTimeout(total=self._shard_timeout_ms / 1000)
             url = f"{worker.url}/shards/document"
             async with self._session.get(url, params={"id": document_id}, timeout=timeout) as response:
-                answer: dict[str, Any] = orjson.loads(await response.read())
-                return answer
+                answer: Any = orjson.loads(await response.read())
+                known = isinstance(answer, dict) and isinstance(answer.get("shards"), list) and "document" in answer
+                return dict(answer) if known else None
         except (aiohttp.ClientError, TimeoutError, orjson.JSONDecodeError):
             return None
 
@@ -204,6 +208,11 @@ class Fanout:
                 raise BadRequest(
                     f"filter: no document has the field {min(unknown)!r}; there are: {', '.join(known[:50]) or 'none'}"
                 )
+
+
+def _is_said(said: Any) -> bool:
+    """Whether that is what a shard says: its hits, or why it has none."""
+    return isinstance(said, dict) and (("status" in said and "error" in said) or "hits" in said)
 
 
 def _raised(shard: int, said: dict[str, Any]) -> RequestError:

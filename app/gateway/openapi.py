@@ -94,7 +94,7 @@ def openapi(version: str) -> dict[str, Any]:
                     "summary": "A stored document",
                     "operationId": "document",
                     "parameters": [{"name": "id", "in": "path", "required": True, "schema": {"type": "string"}}],
-                    "responses": _responses("Document", "The document as it is stored", (404, 503)),
+                    "responses": _responses("Document", "The document as it is stored", (400, 404, 503)),
                 }
             },
             "/status": _plain("Every shard and embed worker, its state, how stale it is; what changed last"),

@@ -109,10 +109,11 @@ class QueryEmbedder:
 def unit_vector(values: list[float]) -> Vector:
     """A client's own vector, scaled to unit length. Raises BadRequest if it has no direction."""
     vector = np.asarray(values, np.float64)
-    norm = float(np.linalg.norm(vector)) if len(vector) else 0.0
-    if norm == 0.0 or not np.isfinite(norm):
+    largest = float(np.abs(vector).max()) if len(vector) else 0.0
+    if largest == 0.0:
         raise BadRequest("vector: must have at least one number other than 0")
-    return (vector / norm).astype(np.float32)
+    scaled = vector / largest  # the square of a large number is none
+    return (scaled / np.linalg.norm(scaled)).astype(np.float32)
 
 
 def _fail(future: asyncio.Future[Vector], error: Exception) -> None:

@@ -21,7 +21,7 @@ from app.gateway.openapi import openapi
 from app.gateway.queries import QueryEmbedder, unit_vector
 from app.gateway.stats import stats
 from app.gateway.status import EmbedWorkers, not_ready, pauses, status_body
-from app.observe.http import health_routes, json_response
+from app.observe.http import body_of, health_routes, json_response
 from app.observe.metrics import GatewayMetrics
 from app.settings import Settings
 from app.shard.question import checked_id
@@ -90,7 +90,7 @@ class Gateway:
     async def search(self, request: web.Request) -> web.Response:
         """POST /search."""
         started = time.perf_counter()
-        asked = parse_search_request(await request.read())
+        asked = parse_search_request(await body_of(request))
         if asked.filter is not None:
             parse_filter(asked.filter)
         vector, fingerprint = await self._meaning(asked)
@@ -156,6 +156,8 @@ class Gateway:
             response = _error(TooLarge.status, f"the body is larger than {limit} bytes (HEADRACE_MAX_REQUEST_BYTES)")
         except web.HTTPException as error:
             response = _error(error.status, f"{request.method} {request.path}: {error.reason}")
+            if "Allow" in error.headers:
+                response.headers["Allow"] = error.headers["Allow"]
         except Exception:
             log.exception("%s %s failed", request.method, request.path)
             response = _error(500, "internal error; the gateway's log has the details")

@@ -12,7 +12,7 @@ from aiohttp import web
 from prometheus_client import CollectorRegistry
 
 from app.observe.metrics import CONTENT_TYPE, exposition
-from schemas.errors import RequestError, ServiceMissing
+from schemas.errors import BadRequest, RequestError, ServiceMissing
 
 Check = Callable[[], "str | None"]
 Services = Callable[[], "dict[str, str]"]
@@ -44,6 +44,14 @@ def error_response(error: RequestError) -> web.Response:
     return json_response({"error": {"status": error.status, "message": str(error)}}, error.status)
 
 
+async def body_of(request: web.Request) -> bytes:
+    """The body. Raises BadRequest where it is compressed: a few bytes would unpack to any number of them."""
+    encoding = request.headers.get("Content-Encoding", "identity")
+    if encoding.lower() != "identity":
+        raise BadRequest(f"Content-Encoding: {encoding[:20]!r} is not taken; send the body uncompressed")
+    return await request.read()
+
+
 def health_routes(check: Check, services: Services, registry: CollectorRegistry) -> list[web.RouteDef]:
     """/healthz (the process answers), /readyz (it does its work: 200, else 503 and the reason), /metrics.
 
@@ -71,7 +79,9 @@ class HttpThread:
         self._application = application
         self._socket = bound
         self._loop = asyncio.new_event_loop()
-        self._runner = web.AppRunner(application, access_log=None, handle_signals=False, shutdown_timeout=2)
+        self._runner = web.AppRunner(
+            application, access_log=None, handle_signals=False, shutdown_timeout=2, auto_decompress=False
+        )
         self._thread = threading.Thread(target=self._run, name="http", daemon=True)
         self._started = threading.Event()
         self._failure: Exception | None = None

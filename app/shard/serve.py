@@ -14,7 +14,7 @@ from typing import Any
 
 from aiohttp import web
 
-from app.observe.http import error_response, json_response
+from app.observe.http import body_of, error_response, json_response
 from app.observe.metrics import IndexMetrics
 from app.shard.hits import ShardHit
 from app.shard.question import ShardQuery, asked_id, asked_shard
@@ -65,7 +65,7 @@ class ShardServer:
         """Per shard its best documents and how fresh it is, or why it cannot answer."""
         started = time.perf_counter()
         try:
-            query = ShardQuery.decode(await request.read())
+            query = ShardQuery.decode(await body_of(request))
         except RequestError as error:
             return error_response(error)
         answers = await asyncio.gather(*(self._search_one(query, partition) for partition in query.shards))

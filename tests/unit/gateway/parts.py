@@ -231,7 +231,9 @@ async def gateway(
         fanout = Fanout(directory, session, settings.shard_timeout_ms)
         embed_workers = lambda: registry.embed_workers  # noqa: E731
         parts = Gateway(settings, directory, fanout, queries, lambda: "ok", embed_workers, metrics)
-        client = await stack.enter_async_context(TestClient(TestServer(parts.application())))
+        server = TestServer(parts.application())
+        await server.start_server(auto_decompress=False)  # as HttpThread does
+        client = await stack.enter_async_context(TestClient(server))
         served = Served(client, directory, registry)
         served.metrics = metrics
         await directory.refresh()

@@ -376,3 +376,18 @@ async def test_a_search_by_vector_marks_nothing() -> None:
     worker.shards[0] = said(hit("a", 0.5))
     async with gateway(worker) as served:
         assert (await served.search(vector=[1] * DIM))["hits"][0]["highlights"] == []
+
+
+@pytest.mark.parametrize("nonsense", ["x", None, [], {}, {"error": "no status"}])
+async def test_a_worker_that_answers_nonsense_is_a_missing_shard(nonsense: Any) -> None:
+    worker = FakeWorker(1, 0)
+    async with gateway(worker) as served:
+        worker.shards[0] = nonsense
+        assert "answered what no index worker answers" in await served.refused(503)
+
+
+async def test_a_worker_that_answers_nonsense_to_a_document_is_asked_in_vain() -> None:
+    worker = FakeWorker(1, 0)
+    worker.documents["a"] = {}
+    async with gateway(worker) as served:
+        assert "cannot tell" in message(await served.get("/documents/a", 503), 503)
