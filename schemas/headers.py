@@ -100,7 +100,7 @@ def decode_headers(headers: Iterable[tuple[str, bytes | None]]) -> RecordHeaders
             version=None if version is None else _int64(version, 0),
             stages=_decode_stages(found.get("headrace-stages", b"")),
             traceparent=None if traceparent is None else traceparent.decode(),
-            version_floor=None if floor is None else _int64(floor, 0),
+            version_floor=None if floor is None else _int64(floor),
         )
     except KeyError as error:
         raise InvalidVectorRecord(f"the header {error.args[0]} is missing") from error

@@ -176,6 +176,34 @@ def test_shards_hold_what_the_events_say_and_so_do_those_built_from_the_compacte
                 assert (anew.status().applied_offset or -1) <= (shard.status().applied_offset or -1)
 
 
+def test_a_delete_that_did_not_know_the_version_of_its_document_must_be_written_again_with_it(tmp_path: Path) -> None:
+    """It is no stale record, the shard takes it, and yet it misleads who has nothing else: an older version comes back.
+
+    The counterexample to repairing stale records alone.
+    """
+    applied = GappyApplied()
+    parts = Parts(applied=applied)
+    for item in (event(0, "a", "text", version=2), raw_event(1, b"a", None)):
+        applied.away = item.offset == 1
+        parts.pipeline.process([item], lambda _: True, {0: item.offset})
+    late = Parts()
+    late.process(event(2, "a", "older", version=1))
+    upsert, delete = (record for record in parts.producer.log if record.key == b"a")
+    assert decode_headers(delete.headers).version_floor is None
+    with closing(opened(tmp_path, 0)) as shard:
+        live = Live(shard, 0)
+        live.log = [upsert, delete]
+        live._apply(upsert, 0)
+        live._apply(delete, 1)
+        live._repair(0)
+        ((offset, repaired),) = live.compacted()
+    for name, last, comes_back in (("unrepaired", delete, True), ("repaired", repaired, False)):
+        (tmp_path / name).mkdir()
+        with closing(opened(tmp_path / name, 0)) as anew:
+            anew.apply(delivered([last, late.producer.log[0]], [offset, offset + 1], 0))
+            assert (state(anew, "a")["a"] == (("older", None, {}), 1)) == comes_back
+
+
 @given(st.permutations([1, 2, 3, 4]), st.lists(st.integers(0, 3), max_size=3), st.integers(1, 4))
 def test_events_in_any_order_and_any_number_of_times_leave_the_highest_version(
     order: list[int], doubles: list[int], deleted: int
