@@ -195,6 +195,12 @@ class Settings(BaseSettings):
         0.25, "share of dead points from which on a graph is rebuilt; from 0.05 on in quiet times", gt=0, le=1
     )
     rebuild_cpu_share: float = _setting(0.5, "share of one core that a rebuild takes", "cores", gt=0, le=1)
+    audit_interval_s: float = _setting(
+        30.0,
+        "how often a shard is compared with a random slice of its topic; 0: never",
+        "seconds",
+        ge=0,
+    )
     memory_reserve_mb: int = _setting(
         512, "ingestion pauses and nothing is rebuilt when less memory than this would be left", "MiB", ge=0
     )

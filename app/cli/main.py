@@ -23,6 +23,7 @@ COMMANDS = {
     "status": ("app.cli.status", "status"),
     "dlq": ("app.cli.dlq", "dlq"),
     "rewind": ("app.cli.rewind", "rewind"),
+    "audit": ("app.cli.audit", "audit"),
     "tune": ("app.cli.tune", "tune"),
     "model": ("app.cli.model", "model"),
     "bench": ("app.cli.bench", "bench"),

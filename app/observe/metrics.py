@@ -160,6 +160,17 @@ class IndexMetrics:
             "Records that could not be applied and are dead letters",
             registry=self.registry,
         )
+        self.drift = Gauge(
+            "headrace_index_drift",
+            "Documents that the shard does not hold as its topic says, of those looked at",
+            ["shard"],
+            registry=self.registry,
+        )
+        self.audited = Counter(
+            "headrace_index_audited_documents_total",
+            "Documents compared with the topic in the background",
+            registry=self.registry,
+        )
         self.paused = Gauge(
             "headrace_index_paused",
             "1 while ingestion pauses: no room on the disk or in memory",

@@ -9,13 +9,15 @@ import time
 from collections import deque
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
+from functools import partial
 from typing import Any
 
 from aiohttp import web
 
 from app.observe.http import body_of, error_response, json_response
 from app.observe.metrics import IndexMetrics
+from app.shard.held_rows import MOST_ROWS
 from app.shard.hits import ShardHit
 from app.shard.question import ShardQuery, asked_id, asked_shard
 from app.shard.shard import Shard
@@ -45,6 +47,7 @@ class ShardServer:
         self._paused = paused
         self._metrics = metrics
         self._threads = ThreadPoolExecutor(_SEARCH_THREADS, thread_name_prefix="search")
+        self._audit_thread = ThreadPoolExecutor(1, thread_name_prefix="audit")  # searches do not wait for it
 
     def routes(self) -> list[web.RouteDef]:
         """The internal API."""
@@ -53,6 +56,8 @@ class ShardServer:
             web.post("/shards/search", self.search),
             web.get("/shards/document", self.document),
             web.get("/shards/queries", self.queries),
+            web.get(r"/shards/{shard:\d+}/documents", self.documents),
+            web.post(r"/shards/{shard:\d+}/documents", self.documents),
         ]
 
     async def status(self, _: web.Request) -> web.Response:
@@ -105,9 +110,33 @@ class ShardServer:
         vectors = shard.recent_queries()
         return json_response({"shape": vectors.shape, "vectors": base64.b64encode(vectors.tobytes()).decode()})
 
+    async def documents(self, request: web.Request) -> web.Response:
+        """What a shard holds, for `headrace audit`: a page by id (GET, `after`, `limit`), some ids (POST, `ids`),
+        or one with its vectors (GET, `id`)."""
+        shard = self._shards.open.get(int(request.match_info["shard"]))
+        if shard is None:
+            return json_response(_MOVED, 503)
+        try:
+            if "id" in request.query:
+                read = partial(shard.whole_row, request.query["id"])
+            elif request.method == "POST":
+                ids = [str(item) for item in orjson.loads(await request.read())["ids"]]
+                read = partial(shard.rows_of, ids[:MOST_ROWS])
+            else:
+                limit = min(max(int(request.query.get("limit", MOST_ROWS)), 0), MOST_ROWS)
+                read = partial(shard.rows_after, request.query.get("after"), limit)
+        except (ValueError, KeyError, TypeError) as error:
+            return json_response({"error": f"not a question of an audit: {error!r}", "status": 400}, 400)
+        try:
+            held = await asyncio.get_running_loop().run_in_executor(self._audit_thread, read)
+        except sqlite3.ProgrammingError:  # given away meanwhile
+            return json_response(_MOVED, 503)
+        return json_response(held.encode())
+
     def close(self) -> None:
         """No more searches."""
         self._threads.shutdown(wait=False, cancel_futures=True)
+        self._audit_thread.shutdown(wait=False, cancel_futures=True)
 
     async def _search_one(self, query: ShardQuery, partition: int) -> dict[str, Any]:
         shard = self._shards.open.get(partition)

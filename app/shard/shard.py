@@ -20,6 +20,7 @@ from app.shard import graph as graph_module
 from app.shard.apply import Applier, Change
 from app.shard.generation import Generation, Ranked, Rows
 from app.shard.graph import Graph
+from app.shard.held_rows import HeldRows, rows_after, rows_of, whole_row
 from app.shard.hits import MOST_CHUNKS, ShardHit, by_meaning, by_words, merged
 from app.shard.index import HnswIndex
 from app.shard.keyword_feed import KeywordFeed, KeywordView
@@ -199,6 +200,18 @@ class Shard:
     def document(self, document_id: str) -> StoredDocument | None:
         """The stored document; a deleted one has `deleted` set; None if it was never seen."""
         return self._store.document(document_id)
+
+    def rows_after(self, after: str | None, limit: int) -> HeldRows:
+        """See app.shard.held_rows.rows_after."""
+        return rows_after(self._store, after, limit)
+
+    def rows_of(self, ids: Sequence[str]) -> HeldRows:
+        """See app.shard.held_rows.rows_of."""
+        return rows_of(self._store, ids)
+
+    def whole_row(self, document_id: str) -> HeldRows:
+        """See app.shard.held_rows.whole_row."""
+        return whole_row(self._store, document_id)
 
     def recent_queries(self) -> NDArray[np.float32]:
         """Vectors that were asked for lately; shape (n, dim)."""

@@ -222,14 +222,20 @@ class ShardStore:
         return found
 
     @contextmanager
+    def state(self) -> Iterator[tuple[sqlite3.Connection, dict[str, Any]]]:
+        """A connection that sees one state of the file in the block, whatever is written meanwhile, and its `meta`."""
+        with self._readers.reading() as connection, _one_state(connection):
+            yield connection, dict(connection.execute("SELECT name, value FROM meta"))
+
+    @contextmanager
     def everything(self) -> Iterator[tuple[Progress, NDArray[np.int64], Iterator[ChunkRow]]]:
         """The progress of the file, all labels ascending, and all chunks in their order, for what is derived from them.
 
         One state of the file, whatever is written meanwhile. Raises ShardCorrupt if the file is damaged.
         """
         try:
-            with self._readers.reading() as connection, _one_state(connection):
-                progress = progress_of(dict(connection.execute("SELECT name, value FROM meta")))
+            with self.state() as (connection, meta):
+                progress = progress_of(meta)
                 labels = np.fromiter((row[0] for row in connection.execute("SELECT label FROM chunks")), np.int64)
                 yield progress, np.sort(labels), _chunk_rows(connection)
         except sqlite3.ProgrammingError:  # closed meanwhile
