@@ -93,6 +93,25 @@ def checked_id(document_id: str) -> str:
     return document_id
 
 
+def asked_ids(body: bytes, most: int) -> list[str]:
+    """`ids` of a JSON body, at most so many. Raises BadRequest."""
+    try:
+        ids = orjson.loads(body)["ids"]
+    except (ValueError, TypeError, KeyError) as error:
+        raise BadRequest(f"not JSON with ids: {error}") from error
+    if not isinstance(ids, list) or len(ids) > most or not all(isinstance(item, str) for item in ids):
+        raise BadRequest(f"ids: expected at most {most} strings")
+    return [checked_id(item) for item in ids]
+
+
+def asked_page(parameters: Mapping[str, str], most: int) -> tuple[str | None, int]:
+    """`after` (an id, or None) and `limit` (at most `most`, which is the default). Raises BadRequest."""
+    after, limit = parameters.get("after"), parameters.get("limit", str(most))
+    if not (limit.isascii() and limit.isdigit() and len(limit) <= len(str(most))):
+        raise BadRequest(f"limit: expected 0 to {most}")
+    return None if after is None else checked_id(after), min(int(limit), most)
+
+
 def asked_shard(parameters: Mapping[str, str]) -> int:
     """The parameter `shard`. Raises BadRequest if it is missing or no number of a shard."""
     number = parameters.get("shard", "")

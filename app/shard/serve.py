@@ -9,7 +9,7 @@ import time
 from collections import deque
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from functools import partial
 from typing import Any
 
@@ -19,7 +19,7 @@ from app.observe.http import body_of, error_response, json_response
 from app.observe.metrics import IndexMetrics
 from app.shard.held_rows import MOST_ROWS
 from app.shard.hits import ShardHit
-from app.shard.question import ShardQuery, asked_id, asked_shard
+from app.shard.question import ShardQuery, asked_id, asked_ids, asked_page, asked_shard
 from app.shard.shard import Shard
 from app.shard.shards import Shards
 from app.shard.store import Progress, StoredDocument, now_ms
@@ -113,20 +113,19 @@ class ShardServer:
     async def documents(self, request: web.Request) -> web.Response:
         """What a shard holds, for `headrace audit`: a page by id (GET, `after`, `limit`), some ids (POST, `ids`),
         or one with its vectors (GET, `id`)."""
-        shard = self._shards.open.get(int(request.match_info["shard"]))
-        if shard is None:
-            return json_response(_MOVED, 503)
         try:
+            shard = self._shards.open.get(asked_shard(request.match_info))
+            if shard is None:
+                return json_response(_MOVED, 503)
             if "id" in request.query:
-                read = partial(shard.whole_row, request.query["id"])
+                read = partial(shard.whole_row, asked_id(request.query))
             elif request.method == "POST":
-                ids = [str(item) for item in orjson.loads(await request.read())["ids"]]
-                read = partial(shard.rows_of, ids[:MOST_ROWS])
+                read = partial(shard.rows_of, asked_ids(await body_of(request), MOST_ROWS))
             else:
-                limit = min(max(int(request.query.get("limit", MOST_ROWS)), 0), MOST_ROWS)
-                read = partial(shard.rows_after, request.query.get("after"), limit)
-        except (ValueError, KeyError, TypeError) as error:
-            return json_response({"error": f"not a question of an audit: {error!r}", "status": 400}, 400)
+                after, limit = asked_page(request.query, MOST_ROWS)
+                read = partial(shard.rows_after, after, limit)
+        except RequestError as error:
+            return error_response(error)
         try:
             held = await asyncio.get_running_loop().run_in_executor(self._audit_thread, read)
         except sqlite3.ProgrammingError:  # given away meanwhile
