@@ -1,7 +1,8 @@
 """Named places at which a test kills or stops the process: what must hold whatever is killed is proven at each of them.
 
 `HEADRACE_CRASH_AT=embed.confirmed` kills it (SIGKILL to itself) the first time it comes there, `embed.confirmed:3` the
-third time; `embed.confirmed:3:SIGSTOP` stops it there, to wake up as a zombie. No setting: it has no place on a machine that anybody relies on.
+third time; `embed.confirmed:3:SIGSTOP` stops it there, to wake up as a zombie. No setting: it has no place on a machine
+that anybody relies on.
 """
 
 from __future__ import annotations
