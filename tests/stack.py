@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import signal
-import subprocess
 import time
 import uuid
 from collections.abc import Iterable, Iterator, Mapping
@@ -18,82 +15,15 @@ import httpx
 from confluent_kafka import Consumer, Message, Producer, TopicPartition
 
 from app.kafka.topics import TopicAdmin, topic_plans
-from app.local.process import free_port, headrace_command, tied
-from app.local.roles import environment_of
-from app.settings import PREFIX, Settings
+from app.local.role import Role
+from app.settings import Settings
 from producers import DocumentPublisher, Position, min_offsets
 
 ROLES = ("embed", "index", "search")
-_SUBCOMMANDS = {"embed": "embed", "index": "index", "search": "serve"}
-_PORTS = {"embed": "embed_port", "index": "index_port", "search": "port"}
 READY_S = 60.0  # two busy cores; alone it takes 2 s
 ANSWER_S = 30.0
-_LOG_LINES = 60
 
 Headers = list[tuple[str, bytes | None]]
-
-
-class Role:
-    """One process of a role, which may be started again on the same port. Its output goes to a file."""
-
-    def __init__(self, name: str, kind: str, folder: Path, settings: Mapping[str, object]) -> None:
-        self.name = name
-        self.port = free_port()
-        self.url = f"http://127.0.0.1:{self.port}"
-        self.log = folder / f"{name}.log"
-        self.settings: dict[str, object] = {**settings, _PORTS[kind]: self.port}
-        self._kind = kind
-        self._folder = folder
-        self._process: subprocess.Popen[bytes] | None = None
-
-    @property
-    def running(self) -> bool:
-        """Whether its process runs."""
-        return self._process is not None and self._process.poll() is None
-
-    def start(self) -> None:
-        """Start the process; it is not ready yet."""
-        assert not self.running
-        with self.log.open("ab") as log:
-            self._process = subprocess.Popen(
-                tied(headrace_command(_SUBCOMMANDS[self._kind]), signal.SIGKILL),
-                cwd=self._folder,
-                env=role_environment(self.settings),
-                stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=log,
-                process_group=0,
-            )
-
-    def kill(self) -> None:
-        """SIGKILL."""
-        if self._process is not None:
-            self._process.kill()
-            self._process.wait()
-
-    def send(self, signal_number: int) -> None:
-        """Any signal: SIGSTOP and SIGCONT make a process that is there and does not answer."""
-        assert self._process is not None
-        self._process.send_signal(signal_number)
-
-    def terminate(self) -> None:
-        """SIGTERM."""
-        assert self._process is not None
-        self._process.terminate()
-
-    def ended(self, within_s: float) -> int:
-        """The exit status. A process that does not end in time is killed and fails the test."""
-        assert self._process is not None
-        try:
-            return self._process.wait(max(0.0, within_s))
-        except subprocess.TimeoutExpired:
-            self.kill()
-            raise AssertionError(f"{self.name} did not end in time after SIGTERM:\n{self.words()}") from None
-
-    def words(self) -> str:
-        """The end of what it wrote."""
-        lines = self.log.read_text(errors="replace").splitlines() if self.log.exists() else []
-        return "\n".join(lines[-_LOG_LINES:])
 
 
 class Stack:
@@ -357,12 +287,6 @@ class Stack:
             yield consumer
         finally:
             consumer.close()
-
-
-def role_environment(settings: Mapping[str, object]) -> dict[str, str]:
-    """The variables of a role: this process's, but for settings of its own and a model hub."""
-    inherited = {name: value for name, value in os.environ.items() if not name.upper().startswith(PREFIX)}
-    return {**inherited, "HF_HUB_OFFLINE": "1", **environment_of(settings)}
 
 
 def unique(word: str) -> str:

@@ -9,6 +9,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Mapping
 from pathlib import Path
 from types import TracebackType
 
@@ -33,7 +34,8 @@ class LocalKafka:
     """One Kafka node. Use it as a context manager, or `start`, `stop`, `kill` and `restart` it.
 
     data: its folder; what was acknowledged there survives `kill` and is there at the next start. port: None for any
-    free one, kept over restarts. extra: properties of the broker beside those of the template.
+    free one, kept over restarts. extra: properties of the broker beside those of the template. doors: further ports it
+    listens on → the port that clients who come that way are told to use: that of a proxy in front of the door.
     home: see `prepare`; None prepares silently. Start it from a thread that lives as long as it should.
     """
 
@@ -44,6 +46,7 @@ class LocalKafka:
         *,
         heap_mb: int = 256,
         extra: dict[str, str] | None = None,
+        doors: Mapping[int, int] | None = None,
         home: KafkaHome | None = None,
     ) -> None:
         self.port = port or free_port()
@@ -52,7 +55,7 @@ class LocalKafka:
         self._data = data.resolve()
         self._home = home or prepare()
         self._heap_mb = heap_mb
-        self._extra = extra or {}
+        self._extra = {**(extra or {}), **self._listeners(doors or {})}
         self._process: subprocess.Popen[bytes] | None = None
 
     @property
@@ -117,6 +120,21 @@ class LocalKafka:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.stop()
+
+    def _listeners(self, doors: Mapping[int, int]) -> dict[str, str]:
+        """The properties of the doors; each is a listener of its own, as only a listener tells its own address."""
+        if not doors:
+            return {}
+        own = f"PLAINTEXT://{self.address}"
+        inner = [own, f"CONTROLLER://127.0.0.1:{self._controller_port}"]
+        inner += [f"DOOR{port}://127.0.0.1:{port}" for port in doors]
+        told = [own, *(f"DOOR{port}://127.0.0.1:{outer}" for port, outer in doors.items())]
+        names = ("PLAINTEXT", "CONTROLLER", *(f"DOOR{port}" for port in doors))
+        return {
+            "listeners": ",".join(inner),
+            "advertised.listeners": ",".join(told),
+            "listener.security.protocol.map": ",".join(f"{name}:PLAINTEXT" for name in names),
+        }
 
     def _wait_until_it_serves(self, deadline: float) -> None:
         admin = AdminClient(

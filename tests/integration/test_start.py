@@ -11,7 +11,8 @@ import pytest
 from app.local.broker import EmbeddedBroker
 from app.local.kafka import LocalKafka
 from app.local.process import headrace_command
-from tests.stack import role_environment, unique
+from app.local.role import role_environment
+from tests.stack import unique
 
 WITHIN_S = 45  # 10 s of waiting for Kafka, and the start of Python on a busy machine
 NOWHERE = "127.0.0.1:1"
