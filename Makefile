@@ -1,15 +1,15 @@
 # `make demo` and `make test` do all of their own set-up and are quick the second time. See docs/running.md.
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check lint soak clean
+.PHONY: help demo test check lint soak soak-shard clean
 
-# Arguments for `headrace demo`, e.g. make demo ARGS="--documents 5000 --port 9000"
+# Arguments for `headrace demo` and others, e.g. make demo ARGS="--documents 5000 --port 9000"
 ARGS ?=
 # The whole set if it is there, else the small one (which has no test tools)
 BIN = $(if $(wildcard .venv-full/bin/pytest),.venv-full/bin,.venv/bin)
 
 help:  ## this list
-	@awk -F':.*## ' '/^[a-z-]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 demo:  ## set up (without torch) and run everything on this machine, fed with real text
 	@deploy/setup.sh demo
@@ -29,9 +29,15 @@ lint:  ## format, lint and types only
 	@$(BIN)/ruff check --quiet .
 	@$(BIN)/mypy
 
-# Seconds for `make soak`
+# Seconds for `make soak` and `make soak-shard`; or, for the first, FAULTS=1000
 SOAK_S ?= 600
-soak:  ## a shard under every kind of thread for ten minutes, or SOAK_S=… seconds
+FAULTS ?=
+soak:  ## break everything at random for ten minutes, or SOAK_S=… seconds, or FAULTS=…; then compare every document
+	@deploy/setup.sh test
+	@$(BENCH_SERVICES)
+	@exec $(BIN)/python -m bench.soak --seconds $(SOAK_S) $(if $(FAULTS),--faults $(FAULTS)) $(ARGS)
+
+soak-shard:  ## one shard under every kind of thread for ten minutes, or SOAK_S=… seconds
 	@deploy/setup.sh test
 	@HEADRACE_SOAK_S=$(SOAK_S) exec $(BIN)/pytest tests/unit/shard/test_threads.py -k for_as_long
 
