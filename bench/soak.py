@@ -189,6 +189,7 @@ class Soak:
             "ended_by_themselves": [asdict(death) for death in cluster.deaths],
             "queries": dict(prober.counts),
             "longest_s": prober.longest_s,
+            "spells": prober.spells,
             "longest_staleness_ms": prober.longest_staleness_ms,
         }
 
@@ -220,8 +221,9 @@ class Soak:
 )
 @click.option("--versions/--no-versions", default=True, help="Give some documents versions, old ones among them.")
 @click.option("--rebuild/--no-rebuild", default=True, help="Rebuild a replica in the end and compare it again.")
+@click.option("--keep", is_flag=True, help="Keep the folder with logs and data, whatever comes out.")
 @click.option("--name", default="soak", show_default=True, help="Of the files in bench/results.")
-def soak(name: str, seed: int | None, every: float, **options: Any) -> None:
+def soak(name: str, keep: bool, seed: int | None, every: float, **options: Any) -> None:
     """Break everything at random while documents change, then compare every document on every replica.
 
     Exit status 1 if any document is lost, stale, visible twice or back from deletion; the folder with logs, data and
@@ -253,7 +255,10 @@ def soak(name: str, seed: int | None, every: float, **options: Any) -> None:
         sys.exit(
             f"soak: {outcome.drifted} pieces of drift; seed {plan.seed}; logs, data and model.json are in {folder}"
         )
-    shutil.rmtree(folder, ignore_errors=True)
+    if keep:
+        click.echo(f"logs, data and model.json are in {folder}", err=True)
+    else:
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 if __name__ == "__main__":

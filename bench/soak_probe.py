@@ -18,6 +18,7 @@ _REST_S = 0.05
 _TIMEOUT_S = 8.0
 _WAIT_MS = 3000
 _MOST_KEPT = 100
+_SPELL_S = 10.0  # longer than any single fault lasts
 
 
 class Prober:
@@ -25,7 +26,8 @@ class Prober:
 
     drift: by kind, what must not be: vanished (a document that exists is not in a whole answer), ghosts (a deleted
     one is), duplicates, stale (a text from before the offsets that the answer had to wait for).
-    counts: queries by outcome. findings: each piece of drift in words.
+    counts: queries by outcome. findings: each piece of drift in words. spells: each long time without a whole answer
+    or with a stale one.
     """
 
     def __init__(self, gateway: str, model: Model, seed: int) -> None:
@@ -39,9 +41,11 @@ class Prober:
             for name, ask in (("plain", self._plain), ("judge", self._judge))
         ]
         self._whole_at = self._answered_at = time.monotonic()
+        self._stalest: tuple[int, str] | None = None
         self.drift: Counter[str] = Counter()
         self.counts: Counter[str] = Counter()
         self.findings: list[str] = []
+        self.spells: list[str] = []
         self.longest_s = {"without an answer": 0.0, "without a whole answer": 0.0}
         self.longest_staleness_ms = 0
         self.error: BaseException | None = None
@@ -76,9 +80,11 @@ class Prober:
         now = time.monotonic()
         if answer is not None:
             self._answered_at = now
-            self.longest_staleness_ms = max(self.longest_staleness_ms, answer["freshness"]["staleness_ms"] or 0)
+            self._staleness(answer["freshness"])
             self._duplicates(id, answer)
             if not answer["partial"]:
+                if now - self._whole_at > _SPELL_S:
+                    self._spell(f"no whole answer for {now - self._whole_at:.1f} s")
                 self._whole_at = now
                 self._went_back(id, answer)
         self._gap("without an answer", max(now - self._answered_at, now - began))
@@ -126,6 +132,21 @@ class Prober:
                 offset = hit["source_offset"]
                 self.counts["went back"] += offset < self._seen.get(id, -1)
                 self._seen[id] = max(offset, self._seen.get(id, -1))
+
+    def _staleness(self, freshness: dict[str, Any]) -> None:
+        """Remember the largest of each spell, with its shard."""
+        shards = {name: shard["staleness_ms"] or 0 for name, shard in freshness["shards"].items()}
+        oldest = max(shards, key=lambda name: shards[name])
+        self.longest_staleness_ms = max(self.longest_staleness_ms, shards[oldest])
+        if shards[oldest] > _SPELL_S * 1000:
+            if self._stalest is None or shards[oldest] > self._stalest[0]:
+                self._stalest = shards[oldest], f"shard {oldest} was up to {shards[oldest] / 1000:.1f} s stale"
+        elif self._stalest is not None:
+            self._spell(self._stalest[1])
+            self._stalest = None
+
+    def _spell(self, words: str) -> None:
+        self.spells.append(f"{time.strftime('%H:%M:%S')} over: {words}")
 
     def _post(self, client: httpx.Client, body: dict[str, Any], kind: str) -> dict[str, Any] | None:
         self.counts[f"{kind} asked"] += 1
