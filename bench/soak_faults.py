@@ -47,7 +47,7 @@ class Fault:
 
 
 def fault_plan(seed: int, every_s: float) -> Iterator[Fault]:
-    """Faults for ever, `every_s` apart in the mean. Each round of ten begins with one of every kind in any order."""
+    """Faults for ever, `every_s` apart in the mean. The first ten are one of every kind, in any order."""
     source = random.Random(f"faults {seed}")
     first = list(FAULTS)
     source.shuffle(first)
