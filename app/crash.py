@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 import signal
+import time
 from collections.abc import Callable
 from typing import Literal, get_args
 
@@ -52,3 +53,4 @@ def _crash(first: Callable[[], object]) -> None:
     if _left == 0:
         first()
         os.kill(os.getpid(), signal.Signals[_SIGNAL or "SIGKILL"])
+        time.sleep(1)  # a signal takes a moment, and this thread must not go on meanwhile

@@ -8,10 +8,9 @@ from typing import Any, Literal
 import numpy as np
 
 from app.audit.fold import LastChange, Logged, stored_chunks
+from app.shard.apply import SAME_COSINE
 from app.shard.held_rows import ShardRow
 from schemas.vector_record import VectorRecord
-
-_SAME_COSINE = 0.999  # as near as a shard takes two records of one change for the same
 
 Kind = Literal["missing", "stale", "ghost", "mismatched", "ahead", "lost", "redis_ahead"]
 KINDS: dict[Kind, str] = {
@@ -75,7 +74,7 @@ def same_vectors(record: VectorRecord, dtype: str, stored: bytes) -> bool:
     if said.size != held.size:
         return False
     dim = record.vectors.shape[1]
-    return bool(((said.reshape(-1, dim) * held.reshape(-1, dim)).sum(axis=1) > _SAME_COSINE).all())
+    return bool(((said.reshape(-1, dim) * held.reshape(-1, dim)).sum(axis=1) > SAME_COSINE).all())
 
 
 def is_lost(change: LastChange, logged: Logged | None, through: int) -> bool:

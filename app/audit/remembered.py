@@ -21,7 +21,7 @@ class Remembered:
 
     def __init__(self, settings: Settings, link: RedisLink, epoch: str) -> None:
         self._link = link
-        self._prefix = RedisApplied(link, settings.collection, epoch, settings.applied_ttl_hours)._documents
+        self._prefix = RedisApplied(link, settings.collection, epoch, settings.applied_ttl_hours).documents_prefix
 
     def claims(self) -> Iterable[list[tuple[int, str, int]]]:
         """Partition, id and source offset of every state that is remembered, some at a time."""

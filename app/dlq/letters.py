@@ -10,7 +10,7 @@ from app.event import Event
 from app.kafka.reading import Advance, Span, TopicReader
 from app.observe.tracing import trace_id_of
 from schemas.dead_letter import DeadLetter, decode_dead_letter, original_headers, replay_count
-from schemas.errors import NotFound, Rejected
+from schemas.errors import InvalidDeadLetter, NotFound, Rejected
 
 
 @dataclass(frozen=True)
@@ -126,8 +126,7 @@ def letter_of(event: Event) -> Letter:
     """Raises Rejected: somebody else's record."""
     try:
         return Letter(event, decode_dead_letter(event.headers))
-    except (KeyError, ValueError) as error:
+    except InvalidDeadLetter as error:
         raise Rejected(
-            f"the record at {event.partition}:{event.offset} is no dead letter of Headrace: {error} is missing or "
-            "wrong among its headers"
+            f"the record at {event.partition}:{event.offset} is no dead letter of Headrace: {error}"
         ) from error

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from enum import Enum
 from hashlib import blake2b
@@ -77,7 +78,9 @@ class AppliedState:
     def decode(cls, value: bytes) -> AppliedState:
         """Raises struct.error or ValueError on bytes that are not ours."""
         offset, version, deleted, content, fingerprint = _VALUE.unpack(value)
-        order = DocumentOrder(None if version == _NO_VERSION else version, int(offset, 16))
+        if version < _NO_VERSION:
+            raise ValueError(f"version {version}")
+        order = DocumentOrder(None if version == _NO_VERSION else version, _offset(offset))
         return cls(order, deleted, content, fingerprint)
 
 
@@ -168,12 +171,15 @@ class MemoryApplied:
 
 
 class RedisApplied:
-    """Two MGETs and one script call a batch. Keys carry the epoch: offsets mean nothing in another one."""
+    """Two MGETs and one script call a batch. Keys carry the epoch: offsets mean nothing in another one.
+
+    documents_prefix: what the key of a document begins with; `partition:id` follows.
+    """
 
     def __init__(self, link: RedisLink, collection: str, epoch: str, ttl_hours: int) -> None:
         self._link = link
         epoch_hash = blake2b(epoch.encode(), digest_size=8).hexdigest()
-        self._documents = f"headrace:{collection}:applied:{epoch_hash}:".encode()
+        self.documents_prefix = f"headrace:{collection}:applied:{epoch_hash}:".encode()
         self._partitions = f"headrace:{collection}:remembered:{epoch_hash}:".encode()
         self._ttl_ms = ttl_hours * 3_600_000
 
@@ -186,8 +192,10 @@ class RedisApplied:
         values = self._link.mget([b"%b%d" % (self._partitions, partition) for partition in spans])
         found = {}
         for (partition, span), value in zip(spans.items(), values, strict=True):
-            if value is not None and len(value) == 2 * _DIGITS and value[_DIGITS:] >= _digits(span.first):
-                found[partition] = int(value[:_DIGITS], 16)
+            if value is None or len(value) != 2 * _DIGITS or value[_DIGITS:] < _digits(span.first):
+                continue
+            with suppress(ValueError):  # not ours: as if nothing were known
+                found[partition] = _offset(value[:_DIGITS])
         return found
 
     def put(self, works: Sequence[Work], states: Sequence[AppliedState], spans: Mapping[int, Span]) -> None:
@@ -202,11 +210,17 @@ class RedisApplied:
         self._link.call(write)
 
     def _key(self, work: Work) -> bytes:
-        return b"%b%d:%b" % (self._documents, work.event.partition, work.change.key)
+        return b"%b%d:%b" % (self.documents_prefix, work.event.partition, work.change.key)
 
 
 def _digits(offset: int) -> bytes:
     return b"%016x" % offset
+
+
+def _offset(digits: bytes) -> int:
+    if len(digits) != _DIGITS or digits.strip(b"0123456789abcdef"):  # int() takes signs, spaces and underscores
+        raise ValueError(f"{digits!r} is no offset")
+    return int(digits, 16)
 
 
 def _decoded(value: bytes | None) -> AppliedState | None:

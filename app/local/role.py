@@ -47,6 +47,14 @@ class Role:
         """Whether its process runs."""
         return self._process is not None and self._process.poll() is None
 
+    @property
+    def stopped(self) -> bool:
+        """Whether its process was stopped by a signal; on Linux."""
+        if self._process is None or not self.running:
+            return False
+        told = Path(f"/proc/{self._process.pid}/stat").read_text(encoding="utf-8", errors="replace")
+        return told.rpartition(")")[2].split()[0] == "T"
+
     def start(self) -> None:
         """Start the process; it is not ready yet."""
         assert not self.running

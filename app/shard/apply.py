@@ -92,43 +92,54 @@ class Applier:
             )
             if headers.kind == "document" and record is None:
                 raise InvalidVectorRecord("a document without a value")
+            document_id = "" if headers.kind == "watermark" else _document_id(event, record)
         except InvalidVectorRecord as error:
             change.rejected.append((event, error))
             self._store.outbox.reject(event, error)
             return "rejected"
         if headers.epoch != self._epoch:
             return "foreign_epoch"  # from before the topics were made again: its offsets mean nothing here
-        outcome = "watermark" if headers.kind == "watermark" else self._apply_document(event, headers, record, change)
+        outcome = (
+            "watermark" if headers.kind == "watermark" else self._apply_document(document_id, headers, record, change)
+        )
         if headers.through >= progress.through:
             progress.through = headers.through
             progress.as_of_ms = max(headers.as_of_ms, progress.as_of_ms or 0)
         return outcome
 
-    def _apply_document(self, event: Event, headers: RecordHeaders, record: VectorRecord | None, change: Change) -> str:
-        document_id = record.id if record is not None else (event.key or b"").decode(errors="replace")
-        order = DocumentOrder(headers.version, headers.source_offset)
+    def _apply_document(
+        self, document_id: str, headers: RecordHeaders, record: VectorRecord | None, change: Change
+    ) -> str:
+        said = DocumentOrder(headers.version, headers.source_offset)
+        floor = headers.version_floor
         held = self._store.held(document_id)
-        if held is not None and not order.supersedes(held.order):
-            if order.source_offset != held.order.source_offset:
-                self._store.outbox.must_repair(held.doc)
-                return "stale"
-            self._store.outbox.repaired(held.doc)
-            if self._holds(held, record):
+        if held is None or said.supersedes(held.order):
+            # never below what is held: whoever wrote it may not have known the highest
+            order = (said if held is None else said.after(held.order)).with_floor(floor)
+        elif said.source_offset != held.order.source_offset:
+            self._compare(held.doc, said.with_floor(floor), held.order)
+            return "stale"
+        else:
+            order = said.with_floor(floor).with_floor(held.order.version)
+            if order == held.order and self._holds(held, record):
+                self._compare(held.doc, said.with_floor(floor), held.order)
                 return "repeated"
-            order = order.with_floor(held.order.version)
         if record is not None:
             self._check_model(record)
-        if held is not None:
-            order = order.after(held.order)
-            self._store.outbox.repaired(held.doc)
-        # never below what is held: whoever wrote it may not have known the highest
-        order = order.with_floor(headers.version_floor)
         doc = self._write_row(document_id, order, headers, record, held)
+        self._compare(doc, said.with_floor(floor), order)
         chunk_count = self._write_chunks(doc, record, change, replaces=held is not None)
         was_there = held is not None and not held.deleted
         self._store.progress.documents += (record is not None) - was_there
         change.documents.append(AppliedDocument(document_id, record.title if record else None, headers, chunk_count))
         return "upsert" if record is not None else "delete"
+
+    def _compare(self, doc: int, said: DocumentOrder, held: DocumentOrder) -> None:
+        """A shard that sees nothing but this record, the last of its document so far, must hold what this one holds."""
+        if said == held:
+            self._store.outbox.repaired(doc)
+        else:
+            self._store.outbox.must_repair(doc)
 
     def _holds(self, held: Held, record: VectorRecord | None) -> bool:
         """Whether the row of a document is what its record says, but for what rounding does to vectors."""
@@ -148,7 +159,7 @@ class Applier:
         if stored.size != record.vectors.size:
             return False
         products = stored.astype(np.float32).reshape(record.vectors.shape) * record.vectors
-        return bool((products.sum(axis=1) > _SAME_COSINE).all())
+        return bool((products.sum(axis=1) > SAME_COSINE).all())
 
     def _check_model(self, record: VectorRecord) -> None:
         progress, dim = self._store.progress, record.vectors.shape[1]
@@ -223,7 +234,18 @@ class Applier:
                 change.removed.append(label)
 
 
-_SAME_COSINE = 0.999  # as near as runtimes of one fingerprint must be
+def _document_id(event: Event, record: VectorRecord | None) -> str:
+    """The key, which compaction goes by. Raises InvalidVectorRecord."""
+    try:
+        key = (event.key or b"").decode()
+    except UnicodeDecodeError as error:
+        raise InvalidVectorRecord(f"the key is not UTF-8: {error}") from error
+    if not key or (record is not None and record.id != key):
+        raise InvalidVectorRecord(f"the key is {key!r}, the document {record.id if record else None!r}")
+    return key
+
+
+SAME_COSINE = 0.999  # as near as runtimes of one fingerprint must be
 
 _UPDATE = (
     "UPDATE documents SET deleted = ?, version = ?, source_offset = ?, title = ?, text = ?, metadata = ?, "

@@ -6,7 +6,7 @@ import base64
 import json
 import sqlite3
 import struct
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from hashlib import blake2b
 from typing import Any, NamedTuple
@@ -111,29 +111,30 @@ def rows_after(store: ShardStore, after: str | None, limit: int) -> HeldRows:
 
     Raises sqlite3.ProgrammingError once the store is closed.
     """
-    if after is None:
-        return _held(store, "TRUE ORDER BY id LIMIT ?", (limit,))
-    return _held(store, "id > ? ORDER BY id LIMIT ?", (after, limit))
+    with store.state() as (connection, meta):
+        if after is None:
+            return _held(connection, meta, connection.execute(_FIRST, (limit,)))
+        return _held(connection, meta, connection.execute(_NEXT, (after, limit)))
 
 
 def rows_of(store: ShardStore, ids: Sequence[str]) -> HeldRows:
     """The rows of documents; one that was never seen is left out. ids: MOST_ROWS at most. Raises as `rows_after`."""
-    return _held(store, "id IN (SELECT value FROM json_each(?))", (json.dumps(ids),))
+    with store.state() as (connection, meta):
+        return _held(connection, meta, connection.execute(_SOME, (json.dumps(ids),)))
 
 
 def whole_row(store: ShardStore, document_id: str) -> HeldRows:
     """The row of one document, if there is one, and its vectors. Raises as `rows_after`."""
     with store.state() as (connection, meta):
-        found = connection.execute(_DOCUMENTS + "id = ?", (document_id,)).fetchall()
+        found = connection.execute(_ONE, (document_id,)).fetchall()
         vectors = b"".join(vector for row in found for *_, vector in _chunks(connection, row[0]))
         rows = [_row(connection, row) for row in found]
         return HeldRows(meta["epoch"], meta["dtype"], meta.get("next_offset") or 0, rows, vectors)
 
 
-def _held(store: ShardStore, which: str, arguments: Sequence[Any]) -> HeldRows:
-    with store.state() as (connection, meta):
-        rows = [_row(connection, row) for row in connection.execute(_DOCUMENTS + which, arguments)]
-        return HeldRows(meta["epoch"], meta["dtype"], meta.get("next_offset") or 0, rows)
+def _held(connection: sqlite3.Connection, meta: Mapping[str, Any], found: Iterable[Sequence[Any]]) -> HeldRows:
+    rows = [_row(connection, row) for row in found]
+    return HeldRows(meta["epoch"], meta["dtype"], meta.get("next_offset") or 0, rows)
 
 
 def _row(connection: sqlite3.Connection, row: Sequence[Any]) -> ShardRow:
@@ -147,7 +148,9 @@ def _chunks(connection: sqlite3.Connection, doc: int) -> list[Chunk]:
     return sorted_chunks(connection.execute(_CHUNKS, (doc,)))
 
 
-_DOCUMENTS = (
-    "SELECT doc, id, version, source_offset, deleted, content_hash, title, text, metadata FROM documents WHERE "
-)
+_DOCUMENTS = "SELECT doc, id, version, source_offset, deleted, content_hash, title, text, metadata FROM documents"
+_FIRST = _DOCUMENTS + " ORDER BY id LIMIT ?"
+_NEXT = _DOCUMENTS + " WHERE id > ? ORDER BY id LIMIT ?"
+_SOME = _DOCUMENTS + " WHERE id IN (SELECT value FROM json_each(?))"  # noqa: S608 - constants
+_ONE = _DOCUMENTS + " WHERE id = ?"
 _CHUNKS = "SELECT first, last, vector FROM chunks WHERE doc = ? ORDER BY label"

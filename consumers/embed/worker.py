@@ -64,6 +64,7 @@ class EmbedWorker:
         self._inbox = Inbox(settings.inbox_max_events)
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="embed-pipeline")
         self._owned: frozenset[int] = frozenset()
+        self._leaving: frozenset[int] = frozenset()  # to be given back: what fails now is not tried again
         self._done: dict[int, int] = {}
         self._batch: set[int] = set()
         self._idle = asyncio.Event()
@@ -115,7 +116,7 @@ class EmbedWorker:
         self._app.on_partitions_revoked.connect(self._revoked)
 
     async def _assigned(self, _app: faust.App, assigned: Iterable[Any], **_: Any) -> None:
-        self._owned = frozenset(tp.partition for tp in assigned)
+        self._owned, self._leaving = frozenset(tp.partition for tp in assigned), frozenset()
         self._done = {}
         self._placed = True
         log.info("partitions assigned: %s", sorted(self._owned) or "none")
@@ -124,6 +125,7 @@ class EmbedWorker:
         """Awaited before the partitions go elsewhere: finish what is in flight, so that nothing is done twice."""
         gone = {tp.partition for tp in revoked}
         self._inbox.drop(gone)
+        self._leaving |= gone  # a batch may wait for the lease, which waits for this
         await self._settle(REVOKE_S)
         self._owned -= gone
 
@@ -157,7 +159,10 @@ class EmbedWorker:
         backoff_s = FIRST_BACKOFF_S
         while True:
             owned = [event for event in events if event.partition in self._owned and is_current(self._app, event)]
+            if self.trouble is not None:
+                owned = [event for event in owned if event.partition not in self._leaving]
             if not owned:
+                self.trouble = None
                 return []
             try:
                 first = {event.partition: self._next_offset(event.partition) for event in owned}
@@ -169,7 +174,8 @@ class EmbedWorker:
                 self.trouble = f"{type(error).__name__}: {error}"
                 self._metrics.retries.inc()
                 await asyncio.sleep(backoff_s)
-                backoff_s = min(backoff_s * 2, LONGEST_BACKOFF_S)
+                if not isinstance(error, LeaseExpired):
+                    backoff_s = min(backoff_s * 2, LONGEST_BACKOFF_S)
             else:
                 if self.trouble is not None:
                     log.info("working again")

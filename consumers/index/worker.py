@@ -14,6 +14,7 @@ from typing import Any
 import faust
 import mode
 
+from app.audit.light import LightAudit
 from app.crash import crash_point
 from app.embed.records import by_partition
 from app.event import Event
@@ -103,6 +104,7 @@ class IndexWorker:
             group.create_task(self._write_back())
             group.create_task(self._stalls.run())
             group.create_task(self._watchdog.beat())
+            group.create_task(LightAudit(self._settings, self.shards, self._metrics).run())
 
     async def drain(self) -> None:
         """Before the end: let the transaction in flight finish, and take the entry out of the registry."""

@@ -244,3 +244,14 @@ def test_an_older_state_says_what_is_stale_but_not_that_nothing_has_changed() ->
     assert judge(same, held, MODEL, complete=False) is Verdict.EMBED
     assert judge(older, held, MODEL, complete=False) is Verdict.STALE
     assert judge(work_of(event(3, "a", "z")), held, MODEL, complete=False) is Verdict.REDELIVERED
+
+
+@pytest.mark.parametrize("digits", [b"+00000000000000f", b"0_0000000000000f", b" 000000000000000", b"-000000000000001"])
+def test_an_offset_that_only_int_would_take_is_not_ours(digits: bytes) -> None:
+    with pytest.raises(ValueError, match="no offset"):
+        AppliedState.decode(digits + AppliedState(DocumentOrder(None, 1), False, bytes(16), bytes(8)).encode()[16:])
+
+
+def test_a_version_below_none_is_not_ours() -> None:
+    with pytest.raises(ValueError, match="version -2"):
+        AppliedState.decode(AppliedState(DocumentOrder(-2, 1), False, bytes(16), bytes(8)).encode())

@@ -85,7 +85,7 @@ def remember(stack: Stack, id: str, source_offset: int) -> None:
     applied = RedisApplied(link, settings.collection, collection_topics(settings).epoch, 1)
     state = AppliedState(DocumentOrder(None, source_offset), False, bytes(16), bytes(8))
     with closing(redis_client.Redis.from_url(settings.redis_url)) as client:
-        client.set(applied._documents + b"0:" + id.encode(), state.encode())
+        client.set(applied.documents_prefix + b"0:" + id.encode(), state.encode())
     link.close()
 
 

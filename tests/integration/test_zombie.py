@@ -21,11 +21,6 @@ pytestmark = [pytest.mark.kafka, pytest.mark.redis]
 SESSION_MS = 3000
 
 
-def state_of(stack: Stack, name: str) -> str:
-    """Of the process: T is stopped."""
-    return (stack.role(name).process_folder / "stat").read_text().rpartition(")")[2].split()[0]
-
-
 def written(stack: Stack, documents: Documents) -> list[list[int]]:
     """Source offsets of the records of each document, in the order in which they were written."""
     found: dict[bytes, list[int]] = {}
@@ -49,7 +44,7 @@ def test_what_a_zombie_writes_does_not_survive(
     assert documents.positions
     stack.role("embed").settings["crash_at"] = f"{point}:1:SIGSTOP"
     stack.launch("embed")
-    eventually(lambda: state_of(stack, "embed") == "T", within_s=30)
+    eventually(lambda: stack.role("embed").stopped, within_s=30)
 
     stack.add_embed("embed-b")
     stack.start("embed-b")

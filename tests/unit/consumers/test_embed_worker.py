@@ -266,6 +266,15 @@ async def test_a_batch_that_waits_for_the_lease_is_given_up_with_its_partition()
         assert parts.stream.acked == []
 
 
+async def test_partitions_are_given_back_at_once_by_a_batch_that_waits_for_the_lease() -> None:
+    """The lease comes back only once the group has been joined again, and that waits for the batch."""
+    async with running(history(3)) as parts:
+        parts.app.consumer.lease.holds = False
+        await until(lambda: len(parts.pipeline.batches) > 2)
+        await asyncio.wait_for(parts.app.on_partitions_revoked.hook(parts.app, [TP(0), TP(1)]), 2)
+        assert parts.stream.acked == []
+
+
 async def test_without_the_lease_no_watermark_is_written() -> None:
     async with running([], watermark_interval_ms=50) as parts:
         await until(lambda: parts.producer.log)

@@ -132,6 +132,39 @@ def test_a_repair_that_is_not_seen_in_the_topic_is_written_again(parts: Parts) -
     assert parts.rounds() == 1
 
 
+def test_a_record_that_does_not_know_the_version_its_document_has_is_completed(parts: Parts) -> None:
+    """A worker without Redis wrote it; from the topic alone a shard would let in what is older than that version."""
+    parts.read(document(0, "a", unit(1), source_offset=1, version=2))
+    assert parts.read(delete(0, "a", source_offset=2)) == {"delete": 1}
+    assert parts.rounds() == 1
+    rebuilt = parts.rebuilt()
+    assert what(rebuilt, "a") == what(parts.shard, "a")
+    late = document(0, "a", unit(1), source_offset=9, version=1)._replace(offset=99)
+    assert dict(rebuilt.apply([late]).outcomes) == {"stale": 1}
+    rebuilt.close()
+
+
+def test_of_two_shards_that_know_different_versions_both_end_with_the_higher(parts: Parts, tmp_path: Path) -> None:
+    parts.read(document(0, "a", unit(1), source_offset=1, version=8), delete(0, "a", source_offset=5))
+    other = open_shard(tmp_path / "other")
+    assert dict(other.apply([parts.log[-1]]).outcomes) == {"delete": 1}
+    assert parts.rounds() == 1
+    assert dict(other.apply([parts.log[-1]]).outcomes) == {"delete": 1}
+    assert what(other, "a") == what(parts.shard, "a")
+    other.close()
+
+
+@pytest.mark.parametrize("key", [b"b", b"", None, b"\xff"])
+def test_a_record_whose_key_is_not_its_document_is_rejected(parts: Parts, key: bytes | None) -> None:
+    """Compaction goes by the key."""
+    assert parts.read(document(0, "a", unit(1))._replace(key=key)) == {"rejected": 1}
+
+
+@pytest.mark.parametrize("key", [b"", None, b"\xff"])
+def test_a_delete_without_a_document_is_rejected(parts: Parts, key: bytes | None) -> None:
+    assert parts.read(delete(0, "a")._replace(key=key)) == {"rejected": 1}
+
+
 def test_the_same_record_again_is_no_reason_to_repair(parts: Parts) -> None:
     event = document(0, "a", unit(1), source_offset=9)
     parts.read(event)
