@@ -96,6 +96,9 @@ class Applier:
         except InvalidVectorRecord as error:
             change.rejected.append((event, error))
             self._store.outbox.reject(event, error)
+            covered = self._store.held((event.key or b"").decode(errors="replace"))
+            if covered is not None:  # it is the last of its key now
+                self._store.outbox.must_repair(covered.doc)
             return "rejected"
         if headers.epoch != self._epoch:
             return "foreign_epoch"  # from before the topics were made again: its offsets mean nothing here

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import signal
 import threading
+import time
 from collections.abc import Iterator
 from concurrent.futures import Future
 from contextlib import contextmanager
@@ -85,7 +86,8 @@ class Documents:
         """Just what is to be found, in the shards and in the topic, compacted or not."""
         hits = self.stack.hits(self.word, self.positions, k=1000, timeout_ms=30_000)
         own = {id: hit["text"] for id, hit in hits.items() if id.startswith(self.word)}
-        assert own == self.texts
+        assert own.keys() == self.texts.keys()
+        assert [id for id, chunk in own.items() if chunk not in self.texts[id]] == []
         eventually(lambda: compacted(self.stack, self.word) == self.texts, within_s=15)
 
     @contextmanager
@@ -117,15 +119,19 @@ class Documents:
 
 def records(stack: Stack, topic: str) -> Iterator[Message]:
     """Every record of a topic, in the order of each partition."""
-    consumer = Consumer({"bootstrap.servers": stack.settings.brokers, "group.id": unique("read"), "log_level": 0})
+    consumer = Consumer(
+        {"bootstrap.servers": stack.settings.brokers, "group.id": unique("read"), "log_level": 0}
+        | {"fetch.wait.max.ms": 20}
+    )
     try:
         for partition in consumer.list_topics(topic, timeout=10).topics[topic].partitions:
             place = TopicPartition(topic, partition, 0)
             _, end = consumer.get_watermark_offsets(place, timeout=10)
             consumer.assign([place])
-            reached = 0
+            reached, deadline = 0, time.monotonic() + 30
             while reached < end:
-                for message in consumer.consume(500, timeout=5):
+                assert time.monotonic() < deadline
+                for message in consumer.consume(500, timeout=0.05):
                     assert message.error() is None, message.error()
                     reached = message.offset() + 1
                     yield message
@@ -199,7 +205,7 @@ def test_what_a_killed_index_worker_owes_the_topics_it_still_gives(stack: Stack,
     documents.assert_found()
     stack.stop("index")
     producer = Producer({"bootstrap.servers": stack.settings.brokers, "log_level": 0})
-    bad = f"{documents.word}-bad"
+    bad = f"bad-{documents.word}"
     for key, value in ((id, older.value()), (bad, b"damaged")):
         producer.produce(topic, value, key, older.partition(), headers=older.headers())
     assert producer.flush(10) == 0

@@ -14,8 +14,8 @@ from tests.services_local import kafka_or_skip, redis_or_skip
 
 pytestmark = [pytest.mark.kafka, pytest.mark.redis]
 
-# `make soak` does more of all this, with versions as well.
-PLAN = Plan(seed=7, faults=len(FAULTS), every_s=1.6, rate=30, documents=200, versions=False)
+# `make soak` does more of all this, for longer.
+PLAN = Plan(seed=7, faults=len(FAULTS), every_s=1.6, rate=30, documents=200)
 
 
 def test_nothing_is_lost_back_twice_or_stale_after_a_fault_of_every_kind(tmp_path: Path) -> None:

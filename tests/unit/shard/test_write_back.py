@@ -205,6 +205,15 @@ def test_a_record_that_cannot_be_applied_becomes_a_dead_letter_as_it_came(parts:
     assert parts.write_back.run(parts.shard) == []
 
 
+def test_a_damaged_record_does_not_take_the_place_of_the_one_that_it_covers(parts: Parts) -> None:
+    parts.read(document(0, "a", unit(1), source_offset=9))
+    assert parts.read(document(0, "a", unit(0, 1), source_offset=10)._replace(value=b"damaged")) == {"rejected": 1}
+    assert parts.rounds() == 1
+    rebuilt = parts.rebuilt()
+    assert what(rebuilt, "a") == what(parts.shard, "a")
+    rebuilt.close()
+
+
 def test_a_repair_claims_no_more_than_its_shard_has_reached(parts: Parts) -> None:
     parts.read(
         document(0, "a", unit(1), source_offset=9, through=12), document(0, "a", unit(0, 1), source_offset=3, through=3)
