@@ -1,14 +1,15 @@
-"""Named places at which a test kills or stops the process: what must hold whatever is killed is proven at each of them.
+"""Named places at which a test kills, stops or hangs the process: what must hold then is proven at each of them.
 
 `HEADRACE_CRASH_AT=embed.confirmed` kills it (SIGKILL to itself) the first time it comes there, `embed.confirmed:3` the
-third time; `embed.confirmed:3:SIGSTOP` stops it there, to wake up as a zombie. No setting: it has no place on a machine
-that anybody relies on.
+third time; `embed.confirmed:3:SIGSTOP` stops it there, to wake up as a zombie; `embed.confirmed:3:HANG` lets that
+thread wait for ever. No setting: it has no place on a machine that anybody relies on.
 """
 
 from __future__ import annotations
 
 import os
 import signal
+import threading
 import time
 from collections.abc import Callable
 from typing import Literal, get_args
@@ -39,6 +40,7 @@ POINTS: tuple[Point, ...] = get_args(Point)
 
 _AT, _TIMES, _SIGNAL, *_ = (*os.environ.get("HEADRACE_CRASH_AT", "").split(":"), "", "")
 _left = int(_TIMES or 1)
+_HANG = "HANG"
 
 
 def crash_point(name: Point, first: Callable[[], object] = lambda: None) -> None:
@@ -51,6 +53,8 @@ def _crash(first: Callable[[], object]) -> None:
     global _left
     _left -= 1
     if _left == 0:
+        if _SIGNAL == _HANG:
+            threading.Event().wait()
         first()
         os.kill(os.getpid(), signal.Signals[_SIGNAL or "SIGKILL"])
         time.sleep(1)  # a signal takes a moment, and this thread must not go on meanwhile

@@ -55,13 +55,17 @@ class Stack:
 
     # --- roles
 
-    def add_index(self, name: str, data_dir: Path) -> None:
+    def add_index(self, name: str, data_dir: Path, replica: str = "0") -> None:
         """One more index worker. Gateways without Redis have to be told of it: do it before they start."""
-        self._add(name, "index", {"data_dir": data_dir})
+        self._add(name, "index", {"data_dir": data_dir, "replica": replica})
 
     def add_embed(self, name: str) -> None:
         """One more embed worker."""
         self._add(name, "embed", {})
+
+    def add_search(self, name: str) -> None:
+        """One more gateway; the stack's own questions go to the first."""
+        self._add(name, "search", {})
 
     def role(self, name: str) -> Role:
         """One of the roles."""

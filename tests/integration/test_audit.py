@@ -20,11 +20,12 @@ from app.kafka.topics import collection_topics
 from app.local.kafka import LocalKafka
 from app.local.process import headrace_command
 from app.local.redis import LocalRedis
+from app.local.role import role_environment
 from app.order import DocumentOrder
 from app.redis_link import RedisLink
 from schemas.headers import WATERMARK_KEY, RecordHeaders
 from tests.services_local import eventually
-from tests.stack import Stack, role_environment, unique
+from tests.stack import Stack, unique
 
 pytestmark = [pytest.mark.kafka, pytest.mark.redis]
 

@@ -67,6 +67,13 @@ def test_a_full_disk_stops_ingestion_alone_and_nothing_is_lost(
     again.close()
 
 
+def test_a_shard_on_a_disk_that_is_read_only_is_refused_at_its_opening(small_disk: Path) -> None:
+    open_shard(small_disk).close()
+    subprocess.run(["mount", "-o", "remount,ro", str(small_disk)], check=True)
+    with pytest.raises((OSError, StorageFull), match=r"[Rr]ead-only|cannot be written"):
+        open_shard(small_disk)
+
+
 def test_a_worker_that_ends_on_a_full_disk_starts_again_where_it_was(small_disk: Path) -> None:
     shard = open_shard(small_disk)
     offset = fill(shard)

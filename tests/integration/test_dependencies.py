@@ -1,0 +1,183 @@
+"""What a worker depends on fails in ways that are not an outage: full, made again, cut off, hanging."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import httpx
+import pytest
+import redis as redis_client
+from confluent_kafka.admin import AdminClient
+
+from app.local.kafka import LocalKafka
+from app.local.redis import LocalRedis, find_redis_server
+from tests.conftest import MakeStack
+from tests.integration.test_crash_table import Documents
+from tests.services_local import eventually, redis_or_skip
+from tests.stack import Stack, unique
+
+pytestmark = [pytest.mark.kafka, pytest.mark.redis]
+
+STALL_S = 4
+
+
+@pytest.fixture
+def own_redis() -> Iterator[LocalRedis]:
+    """A Redis to be spoilt."""
+    redis_or_skip()
+    with LocalRedis(program=find_redis_server("system")) as redis:
+        yield redis
+
+
+def test_a_redis_that_is_full_costs_work_and_loses_nothing(
+    make_stack: MakeStack, shared_kafka: LocalKafka, own_redis: LocalRedis
+) -> None:
+    stack = make_stack(shared_kafka.address, own_redis.url, runtime="hashing")
+    stack.start()
+    documents = Documents(stack)
+    documents.first()
+    client = redis_client.Redis.from_url(own_redis.url)
+    client.config_set("maxmemory-policy", "noeviction")
+    client.config_set("maxmemory", 1)
+    documents.then()
+    documents.assert_found()
+    assert stack.readyz("embed")[0] == 200
+    client.config_set("maxmemory", 0)
+    eventually(lambda: stack.readyz("embed")[1]["services"]["redis"] == "ok", within_s=30)
+    documents.upsert("after", "there is room again")
+    documents.assert_found()
+
+
+@pytest.mark.parametrize("role", ["embed", "index"])
+def test_topics_that_are_made_again_end_the_worker_and_the_next_start_works_with_them(
+    make_stack: MakeStack, shared_kafka: LocalKafka, shared_redis: LocalRedis, role: str
+) -> None:
+    stack = make_stack(shared_kafka.address, shared_redis.url, runtime="hashing")
+    stack.start()
+    old = Documents(stack)
+    old.first()
+    admin = AdminClient({"bootstrap.servers": stack.settings.brokers, "log_level": 0})
+    topics = [stack.settings.changes_topic, stack.settings.vectors_topic]
+    for future in admin.delete_topics(topics).values():
+        future.result(10)
+    eventually(lambda: "does not exist" in str(stack.readyz(role)[1].get("reason")), within_s=30)
+    stack.create_topics()
+    assert stack.role(role).ended(40) == 1
+    assert "deleted and made again" in stack.role(role).words()
+
+    stack.kill("embed", "index")
+    stack.start("embed", "index")
+    new = Documents(stack)
+    new.first()
+    assert {id for id in stack.hits("first text", k=1000) if id.startswith(old.word)} == set()
+
+
+@pytest.mark.parametrize(("role", "point"), [("embed", "embed.compared"), ("index", "index.in_transaction")])
+def test_a_worker_that_hangs_is_not_ready_then_ends_and_the_next_one_does_the_work(
+    make_stack: MakeStack, shared_kafka: LocalKafka, shared_redis: LocalRedis, role: str, point: str
+) -> None:
+    stack = make_stack(shared_kafka.address, shared_redis.url, runtime="hashing", stall_timeout_s=STALL_S)
+    for other in {"embed", "index", "search"} - {role}:
+        stack.launch(other)
+    stack.role(role).settings["crash_at"] = f"{point}:1:HANG"
+    stack.start(role)
+    documents = Documents(stack)
+    documents.upsert("d", "a document on which it hangs")
+    assert documents.positions
+    eventually(lambda: "after 4 s the process ends" in str(stack.readyz(role)[1].get("reason")), within_s=20)
+    assert stack.role(role).ended(20) == 1
+    words = stack.role(role).log.read_text(encoding="utf-8")
+    assert "HEADRACE_STALL_TIMEOUT_S" in words
+    assert "in crash_point" in words, "the stacks say where"
+    del stack.role(role).settings["crash_at"]
+    stack.start(role)
+    documents.assert_found()
+
+
+class Client:
+    """Asks one of two gateways, as a balancer in front of them would: the other one where the first is going away."""
+
+    def __init__(self, stack: Stack, word: str, wanted: set[str]) -> None:
+        self.failures: list[str] = []
+        self.asked = 0
+        self._urls = [stack.role(name).url for name in ("search", "search-b")]
+        self._body = {"query": word, "k": 1000}
+        self._wanted = wanted
+
+    def ask(self, http: httpx.Client) -> None:
+        self.asked += 1
+        told = []
+        for url in self._urls:
+            try:
+                response = http.post(url + "/search", json=self._body)
+            except httpx.TransportError as error:
+                told.append(repr(error))
+                continue
+            if response.status_code == 200:
+                answer = response.json()
+                missing = self._wanted - {hit["id"] for hit in answer["hits"]}
+                if answer["partial"] or missing:
+                    self.failures.append(f"partial {answer['partial']}, without {missing}")
+                return
+            told.append(f"{response.status_code} {response.text[:200]}")
+        self.failures.append("; ".join(told))
+
+    @contextmanager
+    def asking(self) -> Iterator[None]:
+        stop = threading.Event()
+
+        def run() -> None:
+            with httpx.Client(trust_env=False, timeout=10) as http:
+                while not stop.wait(0.02):
+                    self.ask(http)
+
+        thread = threading.Thread(target=run)
+        thread.start()
+        try:
+            yield
+        finally:
+            stop.set()
+            thread.join()
+
+
+def test_a_rolling_restart_of_everything_under_load_loses_no_query_and_no_document(
+    make_stack: MakeStack, shared_kafka: LocalKafka, shared_redis: LocalRedis
+) -> None:
+    stack = make_stack(shared_kafka.address, shared_redis.url, runtime="hashing")
+    stack.add_index("index-b", stack.folder / "data-b", replica="b")
+    stack.add_embed("embed-b")
+    stack.add_search("search-b")
+    stack.start()
+    documents = Documents(stack)
+    documents.first()
+    wanted = set(documents.texts)
+    eventually(lambda: len(stack.status()["shards"]) == 8, within_s=30)
+    client = Client(stack, documents.word, wanted)
+    load = unique("load")
+    stop = threading.Event()
+    sent = []
+
+    def publish() -> None:
+        number = 0
+        while not stop.wait(0.04):
+            sent.append(stack.publisher.upsert(f"{load}-{number}", f"Document {number} of the {load}."))
+            number += 1
+
+    publishing = threading.Thread(target=publish)
+    publishing.start()
+    with client.asking():
+        for name in ("embed", "embed-b", "index", "index-b", "search", "search-b"):
+            stack.stop(name)
+            stack.start(name)
+            time.sleep(1.5)  # until gateways have seen it
+    stop.set()
+    publishing.join()
+    assert client.asked > 100
+    assert client.failures == []
+    positions = [future.result(30) for future in sent]
+    hits = stack.hits(load, positions, k=1000, mode="keyword")
+    assert {id for id in hits if id.startswith(load)} == {f"{load}-{number}" for number in range(len(sent))}
+    eventually(lambda: stack.status()["documents"] == len(sent) + len(wanted), within_s=20)
