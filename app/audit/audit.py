@@ -13,12 +13,12 @@ import aiohttp
 
 from app.audit.compare import Finding
 from app.audit.partition import PartitionAudit, Tell
-from app.audit.reading import TopicReader
 from app.audit.remembered import Remembered
 from app.audit.repair import Repair
 from app.audit.shards import ReplicaShard, find_replicas, quiet
 from app.gateway.directory import Directory
 from app.kafka.producer import RecordProducer
+from app.kafka.reading import TopicReader
 from app.kafka.start import check_kafka
 from app.kafka.topics import CollectionTopics
 from app.redis_link import RedisLink
@@ -104,7 +104,7 @@ async def audit(
         await asyncio.to_thread(link.require)
         topics = await asyncio.to_thread(check_kafka, settings, None)
         chosen = _chosen(partitions, topics)
-        reader = stack.enter_context(TopicReader(settings, timeout_s))
+        reader = stack.enter_context(TopicReader(settings, f"{settings.collection}-audit", silence_s=timeout_s))
         session = await stack.enter_async_context(aiohttp.ClientSession())
         directory = Directory(Registry(link, settings.collection), settings.index_urls, session)
         try:

@@ -12,6 +12,7 @@ from app.embed.coalesce import coalesce
 from app.embed.events import Work
 from app.event import Event
 from app.order import DocumentOrder
+from app.shard.apply import document_of
 from app.shard.held_rows import Chunk, content_digest, sorted_chunks, vectors_digest
 from schemas.errors import InvalidVectorRecord
 from schemas.headers import decode_headers
@@ -75,10 +76,10 @@ class VectorsFold:
             headers = decode_headers(event.headers)
             is_document = headers.kind == "document"
             record = decode_vector_record(event.value) if is_document and event.value is not None else None
+            if is_document and record is None:
+                raise InvalidVectorRecord("a document without a value")
+            document_id = "" if headers.kind == "watermark" else document_of(event, record)
         except InvalidVectorRecord:
-            self.rejected += 1
-            return
-        if is_document and record is None:
             self.rejected += 1
             return
         if headers.epoch != self._epoch:
@@ -87,7 +88,6 @@ class VectorsFold:
             self.through, self.as_of_ms = headers.through, max(headers.as_of_ms, self.as_of_ms)
         if headers.kind == "watermark":
             return
-        document_id = record.id if record is not None else (event.key or b"").decode(errors="replace")
         held = self.now(document_id)
         order = DocumentOrder(headers.version, headers.source_offset)
         if held is not None:

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from app.audit.reading import TopicReader
+from app.kafka.reading import TopicReader
 from app.settings import Settings
 from schemas.dead_letter import decode_dead_letter
+from schemas.errors import InvalidDeadLetter
 
 _CLOCKS_MS = 60_000  # how far the clocks of producers and workers may be apart
 
@@ -19,17 +20,14 @@ def with_dead_letter(
     A letter that is older than the change is of an earlier life of the topic. Raises BrokerUnavailable.
     """
     found = set()
-    for partition in range(reader.partitions(settings.dlq_topic)):
-        first, end = reader.offsets(settings.dlq_topic, partition)
-        for events in reader.read(settings.dlq_topic, partition, first, end):
-            for event in events:
-                try:
-                    letter = decode_dead_letter(event.headers)
-                except (KeyError, ValueError):
-                    continue  # somebody else's
-                position = (letter.partition, letter.offset)
-                if letter.topic != settings.changes_topic or position not in changes:
-                    continue
-                if letter.timestamp_ms >= changes[position] - _CLOCKS_MS:
-                    found.add(position)
+    for event in reader.read(settings.dlq_topic, reader.spans(settings.dlq_topic)):
+        try:
+            letter = decode_dead_letter(event.headers)
+        except InvalidDeadLetter:
+            continue  # somebody else's
+        position = (letter.partition, letter.offset)
+        if letter.topic != settings.changes_topic or position not in changes:
+            continue
+        if letter.timestamp_ms >= changes[position] - _CLOCKS_MS:
+            found.add(position)
     return found

@@ -10,8 +10,8 @@ import time
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 
-from app.audit.reading import TopicReader
 from app.event import Event
+from app.kafka.reading import TopicReader
 from app.observe.metrics import IndexMetrics
 from app.order import DocumentOrder
 from app.settings import Settings
@@ -94,20 +94,22 @@ class LightAudit:
         topic = self._settings.vectors_topic
         held = shard.rows_of(())
         reader = self._opened()
-        first, _ = reader.offsets(topic, partition)
+        first, _ = reader.span(topic, partition)
         if held.next_offset <= first:
             return {}
         start = random.randint(first, max(first, held.next_offset - SLICE_RECORDS))  # noqa: S311 - a sample
         said: dict[str, DocumentOrder] = {}
-        for events in reader.read(topic, partition, start, min(start + SLICE_RECORDS, held.next_offset)):
-            for document_id, order in _orders(events, held.epoch):
-                if document_id not in said or order.supersedes(said[document_id]):
-                    said[document_id] = order
+        slice_of = {partition: (start, min(start + SLICE_RECORDS, held.next_offset))}
+        for document_id, order in _orders(reader.read(topic, slice_of), held.epoch):
+            if document_id not in said or order.supersedes(said[document_id]):
+                said[document_id] = order
         return said
 
     def _opened(self) -> TopicReader:
         if self._reader is None:
-            self._reader = TopicReader(self._settings, _KAFKA_S, prefetch_kb=_PREFETCH_KB)
+            self._reader = TopicReader(
+                self._settings, f"{self._settings.collection}-audit", silence_s=_KAFKA_S, prefetch_kb=_PREFETCH_KB
+            )
         return self._reader
 
     def _close(self) -> None:

@@ -8,8 +8,9 @@ is no drift, however fast it comes.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import islice
 from typing import TypeVar
 
 from app.audit.compare import (
@@ -25,9 +26,10 @@ from app.audit.compare import (
 )  # fmt: skip
 from app.audit.fold import ChangesFold, VectorsFold
 from app.audit.letters import with_dead_letter
-from app.audit.reading import TopicReader
 from app.audit.remembered import Remembered
 from app.audit.shards import ReplicaShard
+from app.event import Event
+from app.kafka.reading import TopicReader
 from app.order import DocumentOrder
 from app.settings import Settings
 from app.shard.held_rows import HeldRows
@@ -39,6 +41,7 @@ Tell = Callable[[str, int, int], object]  # what is being done, how much of it i
 
 _MOST_LOOKS = 10
 _BETWEEN_S = 0.3
+_BATCH = 500
 
 
 @dataclass(slots=True)
@@ -212,14 +215,13 @@ class PartitionAudit:
     def _fold(self) -> None:
         settings, reader = self._settings, self.reader
         for topic, take in ((settings.vectors_topic, self.vectors.take), (settings.changes_topic, self.changes.take)):
-            first, end = reader.offsets(topic, self.partition)
+            first, end = reader.span(topic, self.partition)
             if first and settings.embedded_broker_id is not None:
                 raise TopicsWrong(f"{topic} has lost its oldest records: the embedded broker cannot be audited")
             what = f"reading {topic} {self.partition}"
-            for events in reader.read(topic, self.partition, first, end):
+            for events in _batches(reader.read(topic, {self.partition: (first, end)})):
                 take(events)
-                if events:
-                    self._tell(what, events[-1].offset + 1 - first, end - first)
+                self._tell(what, events[-1].offset + 1 - first, end - first)
             if topic == settings.vectors_topic:
                 self.vectors_end = end
             else:
@@ -227,12 +229,12 @@ class PartitionAudit:
 
     def _read_on(self, vectors_end: int) -> None:
         settings, reader = self._settings, self.reader
-        end = max(reader.offsets(settings.vectors_topic, self.partition)[1], vectors_end)
-        for events in reader.read(settings.vectors_topic, self.partition, self.vectors_end, end):
+        end = max(reader.span(settings.vectors_topic, self.partition)[1], vectors_end)
+        for events in _batches(reader.read(settings.vectors_topic, {self.partition: (self.vectors_end, end)})):
             self.vectors.take(events)
         self.vectors_end = max(self.vectors_end, end)
-        end = reader.offsets(settings.changes_topic, self.partition)[1]
-        for events in reader.read(settings.changes_topic, self.partition, self.changes_end, end):
+        end = reader.span(settings.changes_topic, self.partition)[1]
+        for events in _batches(reader.read(settings.changes_topic, {self.partition: (self.changes_end, end)})):
             self.changes.take(events)
         self.changes_end = max(self.changes_end, end)
 
@@ -281,3 +283,8 @@ class PartitionAudit:
                 holds = f"change {offset}"
                 found.append(Finding("redis_ahead", self.partition, None, document_id, topic, holds))
         return found
+
+
+def _batches(events: Iterator[Event]) -> Iterator[list[Event]]:
+    while batch := list(islice(events, _BATCH)):
+        yield batch

@@ -1,4 +1,4 @@
-"""Reading a topic from here to there and then ending, for commands: no group is joined, no offset committed."""
+"""Reading topics from here to there and then ending, beside the workers: no group is joined, no offset committed."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ from schemas.errors import BrokerUnavailable, ServiceMissing, TopicsWrong
 
 TIMEOUT_S = 10.0
 SILENCE_S = 30.0  # as long as librdkafka takes to find a new leader, with room
+PREFETCH_KB = 32 * 1024
 _BATCH = 500
 _POLL_S = 0.2  # how soon a Ctrl-C is seen
 _LARGEST_ANSWER_BYTES = 2**31 - 1  # as much as librdkafka allows
@@ -24,10 +25,16 @@ Advance = Callable[[int], None]
 
 
 class TopicReader:
-    """Use it as a context manager, by one thread. Every method raises BrokerUnavailable when Kafka falls silent."""
+    """A context manager, used by one thread at a time. Every method raises BrokerUnavailable if Kafka falls silent.
 
-    def __init__(self, settings: Settings, client_id: str) -> None:
+    silence_s: how long it may be silent. prefetch_kb: how much is fetched ahead.
+    """
+
+    def __init__(
+        self, settings: Settings, client_id: str, *, silence_s: float = SILENCE_S, prefetch_kb: int = PREFETCH_KB
+    ) -> None:
         self._settings = settings
+        self._silence_s = silence_s
         self._consumer = Consumer(
             librdkafka_config(settings, client_id)
             | {
@@ -36,6 +43,7 @@ class TopicReader:
                 "auto.offset.reset": "earliest",
                 "enable.partition.eof": True,  # the last offsets may be gone by compaction, or hold no record
                 "fetch.wait.max.ms": 50,
+                "queued.max.messages.kbytes": prefetch_kb,
                 "receive.message.max.bytes": min(10**8 + settings.max_record_bytes, _LARGEST_ANSWER_BYTES),
             }
         )
@@ -54,7 +62,7 @@ class TopicReader:
                 f"topic {topic} cannot be read: {told.error.str()}. See what there is: headrace topics describe "
                 f"--collection {self._settings.collection} --brokers {self._settings.brokers}"
             )
-        return {partition: self._span(topic, partition) for partition in sorted(told.partitions)}
+        return {partition: self.span(topic, partition) for partition in sorted(told.partitions)}
 
     def read(self, topic: str, spans: Mapping[int, Span], advance: Advance | None = None) -> Iterator[Event]:
         """The records of the spans, in offset order per partition; then it ends, whatever has come since.
@@ -71,14 +79,18 @@ class TopicReader:
                 messages = [] if head is None else [head, *self._consumer.consume(_BATCH, timeout=0)]
                 if messages:
                     heard = time.monotonic()
-                elif time.monotonic() - heard > SILENCE_S:
-                    raise BrokerUnavailable(f"{topic}: nothing came for {SILENCE_S:.0f} s")
+                elif time.monotonic() - heard > self._silence_s:
+                    raise BrokerUnavailable(f"{topic}: nothing came for {self._silence_s:.0f} s")
                 for message in messages:
                     yield from self._taken(topic, message, spans, position, advance)
         finally:
             # a pause outlives its assignment
             self._consumer.resume(begun)
             self._consumer.unassign()
+
+    def one(self, topic: str, partition: int, offset: int) -> Event | None:
+        """The record at an offset; None if it was compacted away."""
+        return next(iter(list(self.read(topic, {partition: (offset, offset + 1)}))), None)
 
     def close(self) -> None:
         """Close the connections."""
@@ -103,9 +115,11 @@ class TopicReader:
             place.partition: place.offset if place.offset >= 0 else partitions[place.partition][1] for place in found
         }
 
-    def _span(self, topic: str, partition: int) -> Span:
+    def span(self, topic: str, partition: int) -> Span:
+        """What a partition holds now."""
+        place = TopicPartition(topic, partition)
         try:
-            first, end = self._consumer.get_watermark_offsets(TopicPartition(topic, partition), timeout=TIMEOUT_S)
+            first, end = self._consumer.get_watermark_offsets(place, timeout=min(TIMEOUT_S, self._silence_s))
         except KafkaException as error:
             raise BrokerUnavailable(error.args[0].str()) from error
         return first, end

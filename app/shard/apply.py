@@ -92,7 +92,7 @@ class Applier:
             )
             if headers.kind == "document" and record is None:
                 raise InvalidVectorRecord("a document without a value")
-            document_id = "" if headers.kind == "watermark" else _document_id(event, record)
+            document_id = "" if headers.kind == "watermark" else document_of(event, record)
         except InvalidVectorRecord as error:
             change.rejected.append((event, error))
             self._store.outbox.reject(event, error)
@@ -237,8 +237,8 @@ class Applier:
                 change.removed.append(label)
 
 
-def _document_id(event: Event, record: VectorRecord | None) -> str:
-    """The key, which compaction goes by. Raises InvalidVectorRecord."""
+def document_of(event: Event, record: VectorRecord | None) -> str:
+    """The id of the document a record is about: its key, which compaction goes by. Raises InvalidVectorRecord."""
     try:
         key = (event.key or b"").decode()
     except UnicodeDecodeError as error:

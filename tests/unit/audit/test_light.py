@@ -41,13 +41,14 @@ class Reader:
     def __init__(self, *_: Any, **__: Any) -> None:
         pass
 
-    def offsets(self, *_: object) -> tuple[int, int]:
+    def span(self, *_: object) -> tuple[int, int]:
         if self.away:
             raise BrokerUnavailable("away")
         return 0, len(self.log)
 
-    def read(self, _topic: str, _partition: int, start: int, end: int) -> Iterator[list[Event]]:
-        yield self.log[start:end]
+    def read(self, _topic: str, spans: dict[int, tuple[int, int]]) -> Iterator[Event]:
+        ((start, end),) = spans.values()
+        yield from self.log[start:end]
 
     def close(self) -> None:
         pass

@@ -28,15 +28,16 @@ class Reader:
     def __init__(self, topics: Topics) -> None:
         self.topics = topics
 
-    def partitions(self, _topic: str) -> int:
-        return 1
+    def spans(self, topic: str) -> dict[int, tuple[int, int]]:
+        return {0: self.span(topic, 0)}
 
-    def offsets(self, topic: str, _partition: int) -> tuple[int, int]:
+    def span(self, topic: str, _partition: int) -> tuple[int, int]:
         log = self.topics[topic]
         return 0, log[-1].offset + 1 if log else 0
 
-    def read(self, topic: str, _partition: int, start: int, end: int) -> Iterator[list[Event]]:
-        yield [event for event in self.topics[topic] if start <= event.offset < end]
+    def read(self, topic: str, spans: dict[int, tuple[int, int]]) -> Iterator[Event]:
+        ((start, end),) = spans.values()
+        return (event for event in list(self.topics[topic]) if start <= event.offset < end)
 
     def one(self, topic: str, _partition: int, offset: int) -> Event | None:
         return next((event for event in self.topics[topic] if event.offset == offset), None)
@@ -112,9 +113,9 @@ async def test_what_is_written_while_it_is_looked_at_is_no_drift(tmp_path: Path)
     # the topic has less than the shard when it is read first, and goes on at every look
     late = [document(5 + n, f"d{n % 3}", random_units(2, n)) for n in range(6)]
     shown = iter([late[2:4], late[4:]])
-    read_first = Reader.offsets
+    read_first = Reader.span
 
-    def offsets(self: Reader, topic: str, partition: int) -> tuple[int, int]:
+    def span(self: Reader, topic: str, partition: int) -> tuple[int, int]:
         end = read_first(self, topic, partition)
         if topic == audited.settings.vectors_topic and not audited.audit.vectors_end:
             for event in late[:2]:
@@ -123,7 +124,7 @@ async def test_what_is_written_while_it_is_looked_at_is_no_drift(tmp_path: Path)
 
     audited.held.before_rows = lambda: [audited.write(event) for event in next(shown, [])]
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(Reader, "offsets", offsets)
+        patch.setattr(Reader, "span", span)
         assert await audited.run() == []
     assert len(audited.topics[audited.settings.vectors_topic]) >= 9
 
