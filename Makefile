@@ -47,7 +47,7 @@ clean:  ## remove environments, caches and local data (not the jars in ~/.cache/
 
 # --- benchmarks
 .PHONY: bench-pipeline bench-freshness bench-search bench-embed bench-chunks bench-history bench-shard bench-keyword \
-  bench-vectors bench-libraries
+  bench-vectors bench-libraries bench-transactions
 # Java, Maven and a Redis are got only where one is missing: `services` installs more than a benchmark needs
 BENCH_SERVICES = command -v java mvn redis-server >/dev/null 2>&1 || deploy/setup.sh services
 BENCH_SET = $(if $(wildcard .venv-full/bin/pytest),test,demo)
@@ -89,6 +89,11 @@ bench-shard:  ## one shard of 100,000 chunks beside bare hnswlib: inserts, searc
 bench-keyword:  ## the keyword index (tantivy) beside SQLite FTS5 over the same chunks (2 minutes)
 	@deploy/setup.sh $(BENCH_SET)
 	@exec $(BIN)/python -m bench.keyword $(ARGS)
+
+bench-transactions:  ## a Kafka transaction a batch against confirmed records (1 minute)
+	@deploy/setup.sh $(BENCH_SET)
+	@$(BENCH_SERVICES)
+	@exec $(BIN)/python -m bench.transactions $(ARGS)
 
 bench-vectors:  ## embed a million short texts for the benchmarks of graphs (an hour on 2 cores; ARGS="--count 100000")
 	@deploy/setup.sh test

@@ -23,6 +23,7 @@ from app.observe.metrics import GatewayMetrics
 from app.redis_link import RedisLink
 from app.registry import Registry
 from app.settings import Settings, load_settings
+from app.watchdog import Watchdog
 from schemas.errors import SettingsError
 
 log = logging.getLogger("headrace.gateway")
@@ -54,7 +55,8 @@ async def _run(settings: Settings) -> None:
     stop = asyncio.Event()
     for name in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(name, stop.set)
-    queries = QueryEmbedder(embedder, settings.query_cache_entries, metrics)
+    watchdog = Watchdog(settings.stall_timeout_s)
+    queries = QueryEmbedder(embedder, settings.query_cache_entries, metrics, watchdog)
     connector = aiohttp.TCPConnector(limit=0, keepalive_timeout=60)
     async with aiohttp.ClientSession(connector=connector) as session:
         directory = Directory(Registry(link, settings.collection), settings.index_urls, session)
@@ -65,10 +67,14 @@ async def _run(settings: Settings) -> None:
         await runner.setup()
         await web.SockSite(runner, bound).start()
         log.info("serving %s on http://%s:%d", settings.collection, *bound.getsockname()[:2])
+        watchdog.start()
+        beating = asyncio.create_task(watchdog.beat())
         polling = asyncio.create_task(directory.run())
         stopping = asyncio.create_task(stop.wait())
         done, _ = await asyncio.wait({polling, stopping}, return_when=asyncio.FIRST_COMPLETED)
         polling.cancel()
+        beating.cancel()
+        watchdog.stop()
         await runner.cleanup()
         queries.close()
         if polling in done:

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from app.model.embedder import Embedder
 from app.observe.metrics import GatewayMetrics
+from app.watchdog import Watchdog
 from schemas.errors import BadRequest, Rejected, Retriable
 
 Vector = NDArray[np.float32]
@@ -26,8 +27,11 @@ class QueryEmbedder:
     that a burst costs each of them less. Equal queries that wait are one.
     """
 
-    def __init__(self, embedder: Embedder, entries: int, metrics: GatewayMetrics) -> None:
+    def __init__(
+        self, embedder: Embedder, entries: int, metrics: GatewayMetrics, watchdog: Watchdog | None = None
+    ) -> None:
         self._embedder = embedder
+        self._watchdog = watchdog or Watchdog(0)
         self._entries = entries
         self._metrics = metrics
         self._cache: OrderedDict[str, Vector] = OrderedDict()
@@ -40,6 +44,11 @@ class QueryEmbedder:
     def fingerprint(self) -> str:
         """Of the model that makes the vectors."""
         return self._embedder.fingerprint
+
+    @property
+    def trouble(self) -> str | None:
+        """What has taken suspiciously long."""
+        return self._watchdog.trouble
 
     async def embed(self, query: str) -> Vector:
         """The query's vector, shape (dim,), unit length.
@@ -97,7 +106,8 @@ class QueryEmbedder:
 
     async def _call(self, queries: Sequence[str]) -> Vector:
         loop = asyncio.get_running_loop()
-        vectors: Vector = await loop.run_in_executor(self._thread, self._embedder.embed, list(queries))
+        with self._watchdog.watch("a query vector"):
+            vectors: Vector = await loop.run_in_executor(self._thread, self._embedder.embed, list(queries))
         return vectors
 
     def _keep(self, query: str, vector: Vector) -> None:

@@ -67,7 +67,7 @@ class Gateway:
         """The aiohttp application."""
         application = web.Application(middlewares=[self._respond], client_max_size=self._settings.max_request_bytes)
         health = health_routes(
-            lambda: not_ready(self._directory),
+            lambda: not_ready(self._directory) or self._queries.trouble,
             lambda: {"redis": self._redis_state()} | pauses(self._directory),
             self._metrics.registry,
         )

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from app.gateway.queries import QueryEmbedder
 from app.model.hashing import HashingEmbedder
 from app.observe.metrics import GatewayMetrics
+from app.watchdog import Watchdog
 from schemas.errors import BadRequest, EmbedderUnavailable, TextsRefused, UnembeddableText
 
 
@@ -116,3 +117,16 @@ async def test_a_client_that_goes_away_takes_nothing_from_the_others(model: Gate
     found = await asyncio.gather(*tasks, return_exceptions=True)
     assert isinstance(found[0], asyncio.CancelledError)
     assert found[2].shape == found[3].shape == (16,)  # type: ignore[union-attr]
+
+
+async def test_a_model_that_hangs_is_told(model: Gate) -> None:
+    now = [0.0]
+    queries = QueryEmbedder(model, 10, GatewayMetrics(), Watchdog(100, lambda: now[0]))
+    tasks = await during_a_call(model, queries)
+    assert queries.trouble is None
+    now[0] = 30
+    assert queries.trouble == "a query vector has taken 30 s so far; after 100 s the process ends"
+    model.open.set()
+    await asyncio.gather(*tasks)
+    assert queries.trouble is None
+    queries.close()
