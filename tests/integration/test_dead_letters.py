@@ -56,7 +56,7 @@ def committed(stack: Stack) -> int:
 @cache
 def admin(stack: Stack) -> AdminClient:
     """Kept: an answer is lost with its client."""
-    return AdminClient({"bootstrap.servers": stack.settings.brokers})
+    return AdminClient({"bootstrap.servers": stack.settings.brokers, "log_level": 0})
 
 
 def set_largest_letter(stack: Stack, count_bytes: int) -> None:
