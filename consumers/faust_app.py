@@ -117,9 +117,21 @@ class WorkerConsumer(driver.Consumer):  # type: ignore[misc]
         """
 
     async def perform_seek(self) -> None:
-        """Seek to the committed offsets, and keep them: what lies before them has been dealt with."""
+        """Seek to the committed offsets, and keep them: what lies before them has been dealt with.
+
+        Events that Kafka has deleted since are lost, which Faust would not say: reading begins with the first there is.
+        """
         await super().perform_seek()
-        self.start_offsets = {tp.partition: offset or 0 for tp, offset in self._read_offset.items()}
+        committed = {tp: offset or 0 for tp, offset in self._read_offset.items()}
+        self.start_offsets = {tp.partition: offset for tp, offset in committed.items()}
+        first = await self.earliest_offsets(*committed) if committed else {}
+        for tp, offset in committed.items():
+            if offset < first[tp]:
+                log.error(
+                    "%s %d: events %d to %d were deleted by Kafka before they were read: what they said of their "
+                    "documents is lost. Publish those again, and give the topic more retention.",
+                    *(tp.topic, tp.partition, offset, first[tp] - 1),
+                )
 
 
 async def _rest(callback: Coroutine[Any, Any, Any], waits_for: Any) -> Any:

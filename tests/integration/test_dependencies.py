@@ -10,7 +10,8 @@ from contextlib import contextmanager
 import httpx
 import pytest
 import redis as redis_client
-from confluent_kafka.admin import AdminClient
+from confluent_kafka import TopicPartition
+from confluent_kafka.admin import AdminClient, AlterConfigOpType, ConfigEntry, ConfigResource
 
 from app.local.kafka import LocalKafka
 from app.local.redis import LocalRedis, find_redis_server
@@ -73,6 +74,36 @@ def test_topics_that_are_made_again_end_the_worker_and_the_next_start_works_with
     new = Documents(stack)
     new.first()
     assert {id for id in stack.hits("first text", k=1000) if id.startswith(old.word)} == set()
+
+
+def set_policy(admin: AdminClient, topic: str, policy: str) -> None:
+    """cleanup.policy of a topic."""
+    entry = ConfigEntry("cleanup.policy", policy, incremental_operation=AlterConfigOpType.SET)
+    resource = ConfigResource(ConfigResource.Type.TOPIC, topic, incremental_configs=[entry])
+    for future in admin.incremental_alter_configs([resource]).values():
+        future.result(10)
+
+
+def test_events_that_kafka_deleted_before_they_were_read_are_told(
+    make_stack: MakeStack, shared_kafka: LocalKafka, shared_redis: LocalRedis
+) -> None:
+    stack = make_stack(shared_kafka.address, shared_redis.url, runtime="hashing", partitions=1)
+    stack.start()
+    documents = Documents(stack)
+    documents.first()
+    stack.stop("embed")
+    lost = [stack.publish(unique("lost"), "Gone before it was read.") for _ in range(3)]
+    admin = AdminClient({"bootstrap.servers": stack.settings.brokers, "log_level": 0})
+    place = TopicPartition(stack.settings.changes_topic, 0, lost[-1].offset + 1)
+    set_policy(admin, stack.settings.changes_topic, "compact,delete")
+    for future in admin.delete_records([place]).values():
+        future.result(10)
+    set_policy(admin, stack.settings.changes_topic, "compact")
+    documents.upsert("after", "what came later")
+    stack.start("embed")
+    documents.assert_found()
+    told = f"events {lost[0].offset} to {lost[-1].offset} were deleted by Kafka before they were read"
+    assert told in stack.role("embed").log.read_text(encoding="utf-8")
 
 
 @pytest.mark.parametrize(("role", "point"), [("embed", "embed.compared"), ("index", "index.in_transaction")])
