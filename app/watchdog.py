@@ -14,7 +14,7 @@ from contextlib import contextmanager
 
 log = logging.getLogger("headrace.watchdog")
 
-_TROUBLE_SHARE = 0.25  # of the limit: from then on /readyz is red
+TROUBLE_SHARE = 0.25  # of the limit: from then on /readyz is red
 _LOOP = "the event loop"
 
 
@@ -44,7 +44,7 @@ class Watchdog:
     def trouble(self) -> str | None:
         """What has taken suspiciously long, as a sentence; None if nothing has."""
         stage, spent_s = self._slowest()
-        if not self._limit_s or spent_s < self._limit_s * _TROUBLE_SHARE:
+        if not self._limit_s or spent_s < self._limit_s * TROUBLE_SHARE:
             return None
         return f"{stage} has taken {spent_s:.0f} s so far; after {self._limit_s:.0f} s the process ends"
 

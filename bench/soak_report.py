@@ -8,30 +8,14 @@ from typing import Any
 from bench.report import Report, Table, Target
 
 _SHOWN = 20
+_OF_A_REPLICA = (
+    *("lost", "ghosts", "stale", "wrong", "version", "duplicates"),
+    *("unsearchable", "miscounted", "not caught up"),
+)
 _MUST_NOT_BE = {
     "while it ran": ("vanished", "ghosts", "duplicates", "stale"),
-    "in the end": (
-        "lost",
-        "ghosts",
-        "stale",
-        "wrong",
-        "version",
-        "duplicates",
-        "unsearchable",
-        "miscounted",
-        "not caught up",
-    ),
-    "rebuilt": (
-        "lost",
-        "ghosts",
-        "stale",
-        "wrong",
-        "version",
-        "duplicates",
-        "unsearchable",
-        "miscounted",
-        "not caught up",
-    ),
+    "in the end": _OF_A_REPLICA,
+    "rebuilt": _OF_A_REPLICA,
     "dead letters": ("lost", "wrong"),
     "log": ("unlogged",),
 }

@@ -11,12 +11,12 @@ from typing import Any
 import faust
 
 from app.kafka.watch import KafkaWatch
+from app.watchdog import TROUBLE_SHARE
 from schemas.errors import Stalled
 
 log = logging.getLogger("headrace.worker")
 
 INTERVAL_S = 5.0
-_TROUBLE_SHARE = 0.25  # of the limit: from then on /readyz is red
 
 
 class StallWatch:
@@ -71,7 +71,7 @@ class StallWatch:
         if not self._still:
             return
         tp, (place, since) = min(self._still.items(), key=lambda item: item[1][1])
-        if now - since < self._limit_s * _TROUBLE_SHARE:
+        if now - since < self._limit_s * TROUBLE_SHARE:
             return
         self.trouble = (
             f"partition {tp.partition} of {tp.topic} has records up to {ends[tp]}, "

@@ -229,8 +229,10 @@ class EmbedPipeline:
         self._count("dead_letter", len(records))
         for partition in sorted(ours):
             records += ordered[partition]
-        some = records[: len(records) // 2]
-        crash_point("embed.some_confirmed", lambda: self._producer.deliver(some).result(_DELIVERY_S))
+        crash_point(
+            "embed.some_confirmed",
+            lambda: self._producer.deliver(records[: len(records) // 2]).result(_DELIVERY_S),
+        )
         try:
             self._producer.deliver(records).result(_DELIVERY_S)
         except Rejected as error:

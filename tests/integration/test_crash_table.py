@@ -5,7 +5,7 @@ from __future__ import annotations
 import signal
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future
 from contextlib import contextmanager
 
@@ -25,12 +25,9 @@ pytestmark = [pytest.mark.kafka, pytest.mark.redis]
 
 BATCH = 6
 DIES_S = 30.0
-EMBED: list[Point] = [point for point in POINTS if point.startswith("embed.")]
 OWED: list[Point] = ["index.repaired", "index.dead_lettered"]
 WHILE_WRITING: list[Point] = ["index.snapshot_written", "index.snapshot_renamed"]
-INDEX: list[Point] = [
-    point for point in POINTS if point.startswith("index.") and point not in (*OWED, *WHILE_WRITING, "index.rebuilt")
-]
+BY_ANY_BATCH: list[Point] = [point for point in POINTS if point not in (*OWED, *WHILE_WRITING, "index.rebuilt")]
 
 
 class Documents:
@@ -96,25 +93,36 @@ class Documents:
         wanted = {f"{self.word}-{name}" for name in names}
         missed: list[set[str]] = []
         asked = 0
-        stop = threading.Event()
 
         def ask() -> None:
             nonlocal asked
-            while not stop.wait(0.02):
-                status, answer = self.stack.post({"query": self.word, "k": 1000})
-                if status == 200 and not answer["partial"]:
-                    asked += 1
-                    missed.append(wanted - {hit["id"] for hit in answer["hits"]})
+            status, answer = self.stack.post({"query": self.word, "k": 1000})
+            if status == 200 and not answer["partial"]:
+                asked += 1
+                missed.append(wanted - {hit["id"] for hit in answer["hits"]})
 
-        thread = threading.Thread(target=ask)
-        thread.start()
-        try:
+        with meanwhile(ask):
             yield
-        finally:
-            stop.set()
-            thread.join()
         assert asked
         assert not any(missed)
+
+
+@contextmanager
+def meanwhile(ask: Callable[[], object]) -> Iterator[None]:
+    """Do that again and again, in another thread."""
+    stop = threading.Event()
+
+    def run() -> None:
+        while not stop.wait(0.02):
+            ask()
+
+    thread = threading.Thread(target=run)
+    thread.start()
+    try:
+        yield
+    finally:
+        stop.set()
+        thread.join()
 
 
 def records(stack: Stack, topic: str) -> Iterator[Message]:
@@ -171,27 +179,16 @@ def stack(
         yield stack
 
 
-@pytest.mark.parametrize("point", EMBED)
-def test_an_embed_worker_that_is_killed_there_changes_nothing(stack: Stack, point: Point) -> None:
+@pytest.mark.parametrize("point", BY_ANY_BATCH)
+def test_a_worker_that_is_killed_there_changes_nothing(stack: Stack, point: Point) -> None:
+    role = point.partition(".")[0]
     documents = Documents(stack)
     documents.first()
-    stack.stop("embed")
+    stack.stop(role)
     documents.then()
     with documents.never_missing("d6", "d7", "d8"):
-        crash(stack, "embed", point)
-        stack.start("embed")
-        documents.assert_found()
-
-
-@pytest.mark.parametrize("point", INDEX)
-def test_an_index_worker_that_is_killed_there_changes_nothing(stack: Stack, point: Point) -> None:
-    documents = Documents(stack)
-    documents.first()
-    stack.stop("index")
-    documents.then()
-    with documents.never_missing("d6", "d7", "d8"):
-        crash(stack, "index", point)
-        stack.start("index")
+        crash(stack, role, point)
+        stack.start(role)
         documents.assert_found()
 
 

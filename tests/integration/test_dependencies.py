@@ -16,7 +16,7 @@ from confluent_kafka.admin import AdminClient, AlterConfigOpType, ConfigEntry, C
 from app.local.kafka import LocalKafka
 from app.local.redis import LocalRedis, find_redis_server
 from tests.conftest import MakeStack
-from tests.integration.test_crash_table import Documents
+from tests.integration.test_crash_table import Documents, meanwhile
 from tests.services_local import eventually, redis_or_skip
 from tests.stack import Stack, unique
 
@@ -158,20 +158,8 @@ class Client:
 
     @contextmanager
     def asking(self) -> Iterator[None]:
-        stop = threading.Event()
-
-        def run() -> None:
-            with httpx.Client(trust_env=False, timeout=10) as http:
-                while not stop.wait(0.02):
-                    self.ask(http)
-
-        thread = threading.Thread(target=run)
-        thread.start()
-        try:
+        with httpx.Client(trust_env=False, timeout=10) as http, meanwhile(lambda: self.ask(http)):
             yield
-        finally:
-            stop.set()
-            thread.join()
 
 
 def test_a_rolling_restart_of_everything_under_load_loses_no_query_and_no_document(
