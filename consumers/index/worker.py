@@ -85,15 +85,16 @@ class IndexWorker:
     @property
     def ready(self) -> str | None:
         """None when every shard of this worker has caught up, else what is in the way."""
+        trouble = self.paused or self.shards.trouble or self._kafka.trouble
+        trouble = trouble or self._watchdog.trouble or self._stalls.trouble
+        if trouble:
+            return trouble  # before what it may be the reason of
         if self._app._consumer is None or not self._app.started:  # `consumer` would make one, in the wrong loop
             return "joining the consumer group"
         if not self._placed:
             return "waiting for its shards"
         behind = [partition for partition, shard in self.shards.open.items() if not shard.ready]
-        if behind:
-            return f"shards catching up: {behind}"
-        waits = self.paused or self.shards.trouble or self._kafka.trouble
-        return waits or self._watchdog.trouble or self._stalls.trouble
+        return f"shards catching up: {behind}" if behind else None
 
     async def run(self) -> None:
         """Apply records and keep the registry entry alive; ends only by an error or by being cancelled."""
