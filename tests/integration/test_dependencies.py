@@ -16,7 +16,7 @@ from confluent_kafka.admin import AdminClient, AlterConfigOpType, ConfigEntry, C
 from app.local.kafka import LocalKafka
 from app.local.redis import LocalRedis, find_redis_server
 from tests.conftest import MakeStack
-from tests.integration.test_crash_table import Documents, meanwhile
+from tests.documents import Documents, meanwhile
 from tests.services_local import eventually, redis_or_skip
 from tests.stack import Stack, unique
 

@@ -12,7 +12,7 @@ from app.local.kafka import LocalKafka
 from app.local.redis import LocalRedis
 from schemas.headers import decode_headers
 from tests.conftest import MakeStack
-from tests.integration.test_crash_table import Documents, compacted, records
+from tests.documents import Documents, compacted, records
 from tests.services_local import eventually
 from tests.stack import Stack
 
