@@ -12,7 +12,10 @@ from schemas.errors import InvalidDeadLetter
 
 PREFIX = "__connect.errors."
 REPLAYS_HEADER = "headrace-dlq-replays"  # how many times an event was replayed, its ancestors included
+PLACE_HEADER = "headrace-dlq-place"  # the source offset by which a replayed event is ordered; absent if forced
 SOURCE_HEADER = "headrace-dlq-source"  # `partition:offset` of the event that a replayed one repeats, in the same topic
+
+_INT64_DIGITS = 19
 
 Headers = Iterable[tuple[str, bytes | None]]
 
@@ -69,14 +72,26 @@ def original_headers(headers: Headers) -> list[tuple[str, bytes | None]]:
     return [(name, value) for name, value in headers if not name.startswith(PREFIX)]
 
 
-def replay_headers(headers: Headers, letter: DeadLetter) -> list[tuple[str, bytes | None]]:
-    """Of the event that repeats a letter's: its original headers, how often it was replayed, and where it was."""
-    kept = [pair for pair in original_headers(headers) if pair[0] not in (REPLAYS_HEADER, SOURCE_HEADER)]
-    return [
-        *kept,
+def replay_headers(headers: Headers, letter: DeadLetter, *, forced: bool) -> list[tuple[str, bytes | None]]:
+    """Of the event that repeats a letter's: its original headers, how often it was replayed, and where it was.
+
+    forced: it is to count as the newest change of its document; else it keeps its place among them.
+    """
+    headers = list(headers)
+    own = (REPLAYS_HEADER, SOURCE_HEADER, PLACE_HEADER)
+    added = [
         (REPLAYS_HEADER, b"%d" % (replay_count(headers) + 1)),
         (SOURCE_HEADER, b"%d:%d" % (letter.partition, letter.offset)),
     ]
+    if not forced:
+        added.append((PLACE_HEADER, b"%d" % place_of(headers, letter.offset)))
+    return [*(pair for pair in original_headers(headers) if pair[0] not in own), *added]
+
+
+def place_of(headers: Headers, offset: int) -> int:
+    """The source offset by which the event at `offset` is ordered: its own, or that of the event which it repeats."""
+    value = dict(headers).get(PLACE_HEADER) or b""
+    return min(int(value), offset) if value.isdigit() and len(value) <= _INT64_DIGITS else offset
 
 
 def replay_count(headers: Headers) -> int:

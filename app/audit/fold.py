@@ -111,9 +111,10 @@ class VectorsFold:
 
 
 class LastChange(NamedTuple):
-    """The change of a document that counts, as `.changes` says. offset: of the event there."""
+    """The change of a document that counts, as `.changes` says. offset: of the event there. place: see Work."""
 
     version: int | None
+    place: int
     offset: int
     deleted: bool
     content_hash: bytes
@@ -122,7 +123,7 @@ class LastChange(NamedTuple):
     @property
     def order(self) -> DocumentOrder:
         """Its place among the changes of its document."""
-        return DocumentOrder(self.version, self.offset)
+        return DocumentOrder(self.version, self.place)
 
 
 class ChangesFold:
@@ -152,7 +153,7 @@ class ChangesFold:
             order = order.after(held.order)
         deleted = work.change.op == "delete"
         self.states[work.change.id] = LastChange(
-            order.version, work.event.offset, deleted, work.content_hash, work.event.timestamp_ms
+            order.version, work.place, work.event.offset, deleted, work.content_hash, work.event.timestamp_ms
         )
 
 

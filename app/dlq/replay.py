@@ -1,7 +1,8 @@
 """Dead letters back into the source topic, none twice, and none over something newer.
 
-A replayed event has a new source offset, so to the index it is the newest change of its document. Therefore the source
-topic is read from the letters on, to its very end before each round of producing.
+A replayed event without a version keeps its place among the changes of its document (see Work): whatever is published
+meanwhile, the index decides as if it had come when it failed. A forced one counts as the newest change. The source
+topic is read from the letters on, to its end before each round of producing, to tell beforehand what is superseded.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from app.dlq.source import SourceTopic
 from app.kafka.producer import Position, Record, RecordProducer
 from schemas.dead_letter import replay_headers
 
-ROUND = 200  # letters; the rounds bound how long a change that comes just now can be missed
+ROUND = 200  # letters; the rounds bound how long a change that comes just now is not told of
 DELIVERY_S = 130.0  # a little more than the producer's own delivery timeout
 
 
@@ -126,7 +127,7 @@ class Replay:
 
     def _send(self, letter: Letter, producer: RecordProducer) -> Future[None]:
         settled: Future[None] = Future()
-        producer.produce(replayed(letter), partial(self._settle, letter, settled))
+        producer.produce(replayed(letter, forced=self.rules.force), partial(self._settle, letter, settled))
         return settled
 
     def _settle(
@@ -143,7 +144,8 @@ def in_source_order(letters: Sequence[Letter]) -> list[Letter]:
     return sorted(letters, key=lambda letter: letter.source)
 
 
-def replayed(letter: Letter) -> Record:
+def replayed(letter: Letter, *, forced: bool) -> Record:
     """The event once more: original key, value and headers, into the partition that it came from."""
     event, why = letter.event, letter.why
-    return Record(why.topic, event.key, event.value, why.partition, replay_headers(event.headers, why))
+    headers = replay_headers(event.headers, why, forced=forced)
+    return Record(why.topic, event.key, event.value, why.partition, headers)

@@ -92,9 +92,9 @@ def judge(work: Work, held: AppliedState | None, fingerprint: bytes, *, complete
     """
     if held is None:
         return Verdict.EMBED
-    if work.event.offset < held.order.source_offset:
+    if work.place < held.order.source_offset:
         return Verdict.REDELIVERED
-    if work.event.offset == held.order.source_offset:
+    if work.place == held.order.source_offset:
         return Verdict.REDELIVERED if held.fingerprint == fingerprint else Verdict.EMBED
     if not work.order.supersedes(held.order):
         return Verdict.STALE

@@ -10,6 +10,7 @@ import orjson
 from app.embed.events import DeadEvent, Work
 from app.event import Event
 from app.observe.tracing import new_traceparent, trace_id_of
+from schemas.dead_letter import place_of
 from schemas.document_change import DocumentChange, decode_change
 from schemas.errors import InvalidChange
 from schemas.headers import Stage
@@ -55,7 +56,8 @@ def _work(event: Event, change: DocumentChange) -> Work:
     if trace_id_of(traceparent) is None:
         traceparent = new_traceparent()
     stages: dict[Stage, int] = {"produced": _produced_ns(headers, event), "consumed": event.consumed_ns}
-    return Work(event, change, content_hash(change), event.offset, traceparent, stages, change.version)
+    place = event.offset if change.version is not None else place_of(event.headers, event.offset)
+    return Work(event, change, content_hash(change), event.offset, place, traceparent, stages, change.version)
 
 
 def _produced_ns(headers: dict[str, bytes | None], event: Event) -> int:

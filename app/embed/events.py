@@ -15,6 +15,8 @@ class Work:
     """One change that counts, on its way through the steps.
 
     first_offset: the earliest event that this change stands for; what it superseded in the batch came after it.
+    place: the source offset that orders the change: of its event or, without a version, of the dead letter that this
+    one repeats. A version orders by itself.
     traceparent: the span under which the document's next stage belongs. version: that its document holds
     with this change: the change's own, or the one that is known from before.
     """
@@ -23,6 +25,7 @@ class Work:
     change: DocumentChange
     content_hash: bytes
     first_offset: int
+    place: int
     traceparent: str
     stages: dict[Stage, int] = field(default_factory=dict)
     version: int | None = None
@@ -35,7 +38,7 @@ class Work:
     @property
     def order(self) -> DocumentOrder:
         """The place of this change among those of its document."""
-        return DocumentOrder(self.change.version, self.event.offset)
+        return DocumentOrder(self.change.version, self.place)
 
 
 @dataclass(frozen=True, slots=True)

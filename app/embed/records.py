@@ -86,7 +86,7 @@ class RecordFactory:
         headers = RecordHeaders(
             kind=kind,  # type: ignore[arg-type]
             source_partition=event.partition,
-            source_offset=event.offset,
+            source_offset=work.place,
             through=reach.through,
             as_of_ms=reach.as_of_ms,
             epoch=self.epoch,

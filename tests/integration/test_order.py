@@ -8,6 +8,7 @@ import orjson
 import pytest
 
 from producers import Position
+from schemas.dead_letter import DeadLetter, replay_headers
 from tests.stack import Stack, unique
 
 
@@ -58,3 +59,19 @@ def test_what_is_found_is_what_the_order_says_in_one_batch_or_in_many(stack: Sta
         found = stack.document(document_id)
         assert (None if found is None else found["text"]) == left
         assert (document_id in stack.hits(left or word, positions, k=1000)) == (left is not None)
+
+
+@pytest.mark.parametrize(("forced", "left"), [(False, "newer"), (True, "older")])
+def test_a_dead_letter_that_is_replayed_behind_a_newer_change_undoes_it_only_by_force(
+    stack: Stack, forced: bool, left: str
+) -> None:
+    word = unique("replay")
+    failed = stack.produce(word.encode(), b"{")
+    stack.search(word, publish(stack, word, Step("newer")))
+    letter = DeadLetter(failed.topic, failed.partition, failed.offset, "decode", "InvalidChange", "broken", 0)
+    value = orjson.dumps({"op": "upsert", "id": word, "text": "older"})
+    replayed = stack.produce(word.encode(), value, replay_headers([], letter, forced=forced))
+    stack.search(word, replayed)
+    found = stack.document(word)
+    assert found is not None
+    assert found["text"] == left

@@ -148,7 +148,7 @@ def reference(events: Sequence[Event], partition: int, ids: str) -> dict[str, St
     model = IndexModel()
     for item in events:
         if item.partition == partition and item.value != b"{":
-            model.apply_change(partition, item.offset, decode_change(item.key, item.value))
+            model.apply_event(item)
     keys = {document_id: (partition, document_id) for document_id in ids}
     return {
         name: (model.contents[key], model.orders[key].version) if key in model.orders else None

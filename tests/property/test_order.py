@@ -12,14 +12,15 @@ from app.embed.records import by_partition, reaches
 from app.event import Event
 from app.order import DocumentOrder
 from schemas.document_change import decode_change
-from tests.unit.embed.parts import NOW_MS, IndexModel, event, one_by_one, raw_event
+from tests.unit.embed.parts import NOW_MS, IndexModel, event, one_by_one, place_among, raw_event, replayed
 
 ORDERS = st.builds(DocumentOrder, st.none() | st.integers(0, 5), st.integers(0, 20))
 
 
 @st.composite
 def histories(draw: st.DrawFn, poison: bool = False) -> list[Event]:
-    """Events of two partitions and few documents, interleaved; offsets have gaps, versions come and go."""
+    """Events of two partitions and few documents, interleaved; offsets have gaps, versions come and go, and some events
+    repeat a dead letter that would fit into a gap."""
     events: list[Event] = []
     offsets = {0: draw(st.integers(0, 3)), 1: draw(st.integers(0, 3))}
     for number in range(draw(st.integers(1, 14))):
@@ -27,6 +28,7 @@ def histories(draw: st.DrawFn, poison: bool = False) -> list[Event]:
         document, version = draw(st.sampled_from("abc")), draw(st.none() | st.integers(0, 4))
         kind = draw(st.sampled_from(["upsert", "upsert", "delete", "null", *(["poison"] if poison else [])]))
         offset = offsets[partition]
+        gaps = set(range(offset)) - {item.offset for item in events if item.partition == partition}
         offsets[partition] += draw(st.integers(1, 3))
         if kind == "poison":
             item = raw_event(offset, document.encode(), b"{", partition=partition)
@@ -35,6 +37,8 @@ def histories(draw: st.DrawFn, poison: bool = False) -> list[Event]:
         else:
             text = None if kind == "delete" else f"text {draw(st.integers(0, 2))}"
             item = event(offset, document, text, partition=partition, version=version, title=f"at {number % 2}")
+        if gaps and kind != "poison" and draw(st.integers(0, 3)) == 0:
+            item = replayed(item, draw(st.sampled_from(sorted(gaps))))
         events.append(item._replace(timestamp_ms=NOW_MS + draw(st.integers(-50, 50))))
     return events
 
@@ -73,7 +77,7 @@ def test_coalescing_a_batch_leaves_what_applying_each_event_leaves(events: list[
     works, dead = coalesce(events, 1000)
     index = IndexModel()
     for work in works:
-        index.apply_change(work.event.partition, work.event.offset, work.change)
+        index.apply_change(work.event.partition, work.place, work.change)
     assert dead == []
     assert index.living() == one_by_one(events)
 
@@ -86,7 +90,7 @@ def test_coalescing_any_batches_of_a_history_leaves_what_applying_each_event_lea
     while rest:
         size = data.draw(st.integers(1, len(rest)))
         for work in coalesce(rest[:size], 1000)[0]:
-            index.apply_change(work.event.partition, work.event.offset, work.change)
+            index.apply_change(work.event.partition, work.place, work.change)
         rest = rest[size:]
     assert index.living() == one_by_one(events)
 
@@ -117,13 +121,13 @@ def test_what_a_record_says_is_reflected_is_reflected(events: list[Event], data:
         assert [limit.through for limit in limits] == sorted({limit.through for limit in limits})
         index = IndexModel()
         for work, limit in zip(mine, limits, strict=False):
-            index.apply_change(partition, work.event.offset, work.change)
+            index.apply_change(partition, work.place, work.change)
             covered = [item for item in own if item.offset <= limit.through]
             assert limit.as_of_ms == min(max(item.timestamp_ms for item in covered), now_ms)
             for item in (item for item in covered if item.value != b"{"):
                 change = decode_change(item.key, item.value)
                 held = index.orders[partition, change.id]
-                assert not DocumentOrder(change.version, item.offset).supersedes(held)
+                assert not DocumentOrder(change.version, place_among(item, change)).supersedes(held)
             alone = one_by_one(item for item in covered if item.value != b"{")
             newer = {work.document for work in mine if work.event.offset > limit.through}
             assert {k: v for k, v in index.living().items() if k not in newer} == {

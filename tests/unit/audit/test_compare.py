@@ -55,7 +55,7 @@ def test_a_row_is_what_its_record_says_or_is_wrong_in_one_way(
 
 
 def change(offset: int, *, version: int | None = None, deleted: bool = False, content: bytes = b"new") -> LastChange:
-    return LastChange(version, offset, deleted, content, 0)
+    return LastChange(version, offset, offset, deleted, content, 0)
 
 
 @pytest.mark.parametrize(

@@ -31,6 +31,7 @@ def test_a_letter_goes_back_as_it_came_into_its_partition_and_says_what_it_repea
         "n": None,
         "headrace-dlq-replays": b"1",
         "headrace-dlq-source": b"3:0",
+        "headrace-dlq-place": b"0",
     }
 
 

@@ -30,6 +30,7 @@ from app.observe.tracing import Tracing, new_traceparent
 from app.order import DocumentOrder
 from app.redis_link import RedisLink
 from app.settings import Settings
+from schemas.dead_letter import place_of
 from schemas.document_change import DocumentChange, decode_change
 from schemas.errors import UnembeddableText
 from schemas.headers import RecordHeaders, decode_headers
@@ -52,9 +53,19 @@ def raw_event(
     return Event(partition, offset, key, value, tuple(headers), NOW_MS + offset, (NOW_MS + offset) * 1_000_000)
 
 
+def replayed(source: Event, place: int) -> Event:
+    """The event as one that repeats a dead letter."""
+    return source._replace(headers=(*source.headers, ("headrace-dlq-place", b"%d" % place)))
+
+
+def place_among(source: Event, change: DocumentChange) -> int:
+    """The source offset that orders an event among the changes of its document."""
+    return source.offset if change.version is not None else place_of(source.headers, source.offset)
+
+
 def work_of(source: Event) -> Work:
     change = decode_change(source.key, source.value)
-    return Work(source, change, content_hash(change), source.offset, new_traceparent())
+    return Work(source, change, content_hash(change), source.offset, source.offset, new_traceparent())
 
 
 @dataclass
@@ -244,6 +255,10 @@ class IndexModel:
         content = None if change.op == "delete" else (change.text or "", change.title, change.metadata)
         self.apply((partition, change.id), DocumentOrder(change.version, offset), content)
 
+    def apply_event(self, source: Event) -> None:
+        change = decode_change(source.key, source.value)
+        self.apply_change(source.partition, place_among(source, change), change)
+
     def apply_record(self, told: Told) -> None:
         if told.headers.kind == "watermark":
             return
@@ -270,5 +285,5 @@ def one_by_one(events: Iterable[Event]) -> dict[tuple[int, str], Content]:
     """What can be found once each event was applied alone, in order."""
     index = IndexModel()
     for source in events:
-        index.apply_change(source.partition, source.offset, decode_change(source.key, source.value))
+        index.apply_event(source)
     return index.living()

@@ -8,6 +8,7 @@ from schemas.dead_letter import (
     DeadLetter,
     decode_dead_letter,
     original_headers,
+    place_of,
     replay_count,
     replay_headers,
     replay_source,
@@ -44,12 +45,20 @@ def test_somebody_elses_headers_are_an_error(headers: list[tuple[str, bytes | No
 
 
 def test_a_replayed_event_counts_on_and_names_the_event_it_repeats() -> None:
-    once = replay_headers(LETTER.headers(ORIGINAL), LETTER)
-    assert once[:-2] == ORIGINAL
-    assert (replay_count(once), replay_source(once)) == (1, (2, 41))
+    once = replay_headers(LETTER.headers(ORIGINAL), LETTER, forced=False)
+    assert once[:-3] == ORIGINAL
+    assert (replay_count(once), replay_source(once), place_of(once, 77)) == (1, (2, 41), 41)
     again = DeadLetter("c.changes", 2, 77, "embed", "UnembeddableText", "again", 2)
-    twice = replay_headers(again.headers(once), again)
-    assert (replay_count(twice), replay_source(twice), len(twice)) == (2, (2, 77), len(once))
+    twice = replay_headers(again.headers(once), again, forced=False)
+    assert (replay_count(twice), replay_source(twice), place_of(twice, 90)) == (2, (2, 77), 41)
+    assert len(twice) == len(once)
+    forced = replay_headers(again.headers(once), again, forced=True)
+    assert (replay_count(forced), replay_source(forced), place_of(forced, 90)) == (2, (2, 77), 90)
+
+
+@pytest.mark.parametrize("value", [None, b"", b"x", b"-1", b"91", b"9" * 30, b"\xff"])
+def test_a_place_that_cannot_be_is_that_of_the_event_itself(value: bytes | None) -> None:
+    assert place_of([("headrace-dlq-place", value)], 90) == 90
 
 
 @pytest.mark.parametrize("value", [None, b"", b"x", b"-1", b"1:", b":2", b"\xff:1"])
