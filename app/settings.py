@@ -216,12 +216,24 @@ class Settings(BaseSettings):
     query_cache_entries: int = _setting(10_000, "query vectors kept in memory", "queries", ge=0)
 
     # --- freshness and traces
-    freshness_objective_ms: int = _setting(1000, "documents slower than this are always traced", "ms", ge=1)
+    freshness_objective_ms: int = _setting(
+        1000, "a document should be found so long after it was sent; slower ones are always traced", "ms", ge=1
+    )
+    freshness_objective_ratio: float = _setting(
+        0.99, "share of the documents that must keep the freshness objective", ge=0.5, lt=1
+    )
+    probe_one_in: int = _setting(
+        100,
+        "one document in this many, and each slow one, is searched for once visible; 0: none",
+        "documents",
+        ge=0,
+    )
     watermark_interval_ms: int = _setting(
         1000, "how often an idle embed worker tells the shards that they are up to date", "ms", ge=50
     )
     otlp_endpoint: str | None = _setting(None, "OTLP/HTTP endpoint for traces, e.g. http://localhost:4318; empty: none")
     trace_one_in: int = _setting(100, "one document in this many is traced, by trace-id hash", "documents", ge=1)
+    trace_document_ids: Literal["plain", "hashed"] = _setting("plain", "how traces name documents")
 
     # --- logs
     log_level: Literal["debug", "info", "warning", "error"] = _setting("info", "least level that is logged")

@@ -131,7 +131,7 @@ class Known:
 def _work(document: Docstring, offset: int) -> Work:
     change = upsert(document.id, document.text, document.title)
     event = Event(0, offset, document.id.encode(), b"", (), time.time_ns() // 1_000_000, time.time_ns())
-    return Work(event, change, content_hash(change), offset, new_traceparent())
+    return Work(event, change, content_hash(change), offset, offset, new_traceparent())
 
 
 def _by_source(metrics: EmbedMetrics, name: str) -> dict[str, float]:

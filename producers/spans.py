@@ -23,19 +23,22 @@ class SendSpans:
             "messaging.client.id": client_id,
         }
 
-    def start(self, key: str, body_bytes: int) -> tuple[str, Span | None]:
+    def start(self, document_id: str, body_bytes: int) -> tuple[str, Span | None]:
         """The traceparent of one change, and its span if it is traced; `finish` ends it.
 
         A span that is open in the calling application is the parent. Whether a trace is wanted is decided by its
-        id, which the SDK draws: a span that is not wanted is dropped without being ended, so it is never sent.
+        id, which the SDK draws: a span that is not wanted is dropped without being ended, so it is never sent, and the
+        header says that nobody sends it.
         """
         if self._tracing is None:
             return _of_the_caller() or new_traceparent(), None
         span = self._tracing.tracer.start_span(self._name, kind=SpanKind.PRODUCER, attributes=self._attributes)
-        span.set_attribute("messaging.kafka.message.key", key)
-        span.set_attribute("messaging.message.body.size", body_bytes)
         traceparent = format_traceparent(span.get_span_context())
-        return traceparent, span if self._tracing.wants(traceparent) else None
+        if not self._tracing.wants(traceparent):
+            return _of_the_caller() or traceparent.removesuffix("01") + "00", None
+        span.set_attribute("document.id", self._tracing.document_id(document_id))
+        span.set_attribute("messaging.message.body.size", body_bytes)
+        return traceparent, span
 
 
 def finish(span: Span, position: Position | None, error: Exception | None) -> None:

@@ -13,6 +13,8 @@ All values are ASCII so that any Kafka tool shows them.
 | headrace-version-floor | else the one that its document had before, as far as it is known |
 | headrace-event-time | ms since the epoch |
 | headrace-stages | `produced=…,consumed=…`: ns since the epoch at which each stage ended |
+| headrace-known | how many of its chunks needed no model |
+| headrace-batch | W3C Trace Context of the span of its batch, where batches are traced |
 | traceparent | W3C Trace Context of the producer's span |
 """
 
@@ -26,15 +28,28 @@ from schemas.errors import InvalidVectorRecord
 
 Kind = Literal["document", "delete", "watermark"]
 Headers = list[tuple[str, bytes]]
-Stage = Literal["produced", "consumed", "looked_up", "embedded", "published", "applied", "visible"]
+Stage = Literal["produced", "consumed", "begun", "looked_up", "embedded", "published", "arrived", "applying", "visible"]
 STAGES: tuple[Stage, ...] = (
     "produced",
     "consumed",
+    "begun",
     "looked_up",
     "embedded",
     "published",
-    "applied",
+    "arrived",
+    "applying",
     "visible",
+)
+# what a document waits for, or what is done with it, between two of them
+STEPS: tuple[tuple[str, Stage, Stage], ...] = (
+    ("wait in changes", "produced", "consumed"),
+    ("wait for model", "consumed", "begun"),
+    ("compare and look up", "begun", "looked_up"),
+    ("embed", "looked_up", "embedded"),
+    ("publish vectors", "embedded", "published"),
+    ("wait in vectors", "published", "arrived"),
+    ("wait for shard", "arrived", "applying"),
+    ("apply", "applying", "visible"),
 )
 KINDS: tuple[Kind, ...] = ("document", "delete", "watermark")
 
@@ -57,6 +72,8 @@ class RecordHeaders:
     stages: dict[Stage, int] = field(default_factory=dict)
     traceparent: str | None = None
     version_floor: int | None = None
+    known_chunks: int | None = None
+    batch: str | None = None
 
     def encode(self) -> Headers:
         """As (name, bytes) pairs, ready for a producer."""
@@ -74,6 +91,10 @@ class RecordHeaders:
             headers.append(("headrace-version-floor", b"%d" % self.version_floor))
         if self.stages:
             headers.append(("headrace-stages", ",".join(f"{k}={v}" for k, v in self.stages.items()).encode()))
+        if self.known_chunks is not None:
+            headers.append(("headrace-known", b"%d" % self.known_chunks))
+        if self.batch is not None:
+            headers.append(("headrace-batch", self.batch.encode()))
         if self.traceparent is not None:
             headers.append(("traceparent", self.traceparent.encode()))
         return headers
@@ -88,7 +109,7 @@ def decode_headers(headers: Iterable[tuple[str, bytes | None]]) -> RecordHeaders
             raise InvalidVectorRecord(f"unknown headrace-kind {kind!r}")
         partition, _, offset = found["headrace-source"].partition(b":")
         version, floor = found.get("headrace-version"), found.get("headrace-version-floor")
-        traceparent = found.get("traceparent")
+        traceparent, batch, known = (found.get(name) for name in ("traceparent", "headrace-batch", "headrace-known"))
         return RecordHeaders(
             kind=kind,
             source_partition=_int64(partition, 0),
@@ -101,6 +122,8 @@ def decode_headers(headers: Iterable[tuple[str, bytes | None]]) -> RecordHeaders
             stages=_decode_stages(found.get("headrace-stages", b"")),
             traceparent=None if traceparent is None else traceparent.decode(),
             version_floor=None if floor is None else _int64(floor),
+            known_chunks=None if known is None else _int64(known, 0),
+            batch=None if batch is None else batch.decode(),
         )
     except KeyError as error:
         raise InvalidVectorRecord(f"the header {error.args[0]} is missing") from error

@@ -13,7 +13,7 @@ from app.embed.cache import Caches
 from app.embed.careful import CarefulEmbedder
 from app.embed.claims import Claims
 from app.embed.economics import Economics
-from app.embed.events import Work
+from app.embed.events import Work, stamp
 from app.model.chunker import Chunk, Chunker, Cut
 from app.model.embedder import Embedder
 from schemas.errors import UnembeddableText
@@ -26,10 +26,11 @@ _NORM_TOLERANCE = 0.02  # of a vector in a cache; rounding to float16 takes less
 
 @dataclass(frozen=True, slots=True)
 class Embedded:
-    """The chunks of one document; vectors: shape (len(chunks), dim)."""
+    """The chunks of one document; vectors: shape (len(chunks), dim). known: how many of them needed no model."""
 
     chunks: list[Chunk]
     vectors: Vectors
+    known: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,6 +84,7 @@ class ChunkEmbedder:
         texts = [chunk.embed_text for chunks in documents for chunk in chunks]
         keys = self._caches.vectors.keys(texts)
         found = self._caches.vectors.get(keys)
+        stamp(works, "looked_up")
         memory, redis = self._sound(found.memory), self._sound(found.redis)
         vectors = memory | redis
         missing = {key: text for key, text in zip(keys, texts, strict=True) if key not in vectors}
@@ -94,7 +96,7 @@ class ChunkEmbedder:
         sources = {"memory": len(memory), "redis": len(redis), "model": model_texts, "worker": len(arrived)}
         sources["batch"] = len(keys) - sum(sources.values())
         self._economics.chunks(sources, sum(map(len, texts)) - fresh.characters)
-        results = self._results(documents, keys, vectors | fresh.vectors | arrived, fresh.broken)
+        results = self._results(documents, keys, vectors | arrived, fresh)
         return EmbeddedBatch(results, fresh.vectors)
 
     def _cut(self, works: Sequence[Work]) -> tuple[list[list[Chunk]], dict[bytes, bytes]]:
@@ -144,10 +146,11 @@ class ChunkEmbedder:
         self,
         documents: Iterable[list[Chunk]],
         keys: Sequence[bytes],
-        vectors: dict[bytes, bytes],
-        broken: Mapping[bytes, UnembeddableText],
+        known: Mapping[bytes, bytes],
+        fresh: _Fresh,
     ) -> list[Embedded | UnembeddableText]:
-        vectors |= dict.fromkeys(broken, bytes(self._vector_bytes))
+        broken = fresh.broken
+        vectors = {**known, **fresh.vectors, **dict.fromkeys(broken, bytes(self._vector_bytes))}
         joined = b"".join([vectors[key] for key in keys])
         matrix = np.frombuffer(joined, self._model.dtype).reshape(-1, self._model.dim)
         results: list[Embedded | UnembeddableText] = []
@@ -155,7 +158,7 @@ class ChunkEmbedder:
         for chunks in documents:
             end = start + len(chunks)
             error = next((broken[key] for key in keys[start:end] if key in broken), None) if broken else None
-            results.append(error or Embedded(chunks, matrix[start:end]))
+            results.append(error or Embedded(chunks, matrix[start:end], sum(key in known for key in keys[start:end])))
             start = end
         return results
 

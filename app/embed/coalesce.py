@@ -55,12 +55,12 @@ def _work(event: Event, change: DocumentChange) -> Work:
     traceparent = (headers.get("traceparent") or b"").decode(errors="replace")
     if trace_id_of(traceparent) is None:
         traceparent = new_traceparent()
-    stages: dict[Stage, int] = {"produced": _produced_ns(headers, event), "consumed": event.consumed_ns}
+    stages: dict[Stage, int] = {"produced": produced_ns(headers, event), "consumed": event.consumed_ns}
     place = event.offset if change.version is not None else place_of(event.headers, event.offset)
     return Work(event, change, content_hash(change), event.offset, place, traceparent, stages, change.version)
 
 
-def _produced_ns(headers: dict[str, bytes | None], event: Event) -> int:
+def produced_ns(headers: dict[str, bytes | None], event: Event) -> int:
     """As the producer says in a header, else with its timestamp. Both are the producer's: they may be anything."""
     said = headers.get("headrace-produced") or b""
     told_ns = int(said) if said.isdigit() and len(said) <= _INT64_DIGITS else event.timestamp_ms * 1_000_000

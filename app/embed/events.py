@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import time
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 from app.event import Event
@@ -18,7 +20,7 @@ class Work:
     place: the source offset that orders the change: of its event or, without a version, of the dead letter that this
     one repeats. A version orders by itself.
     traceparent: the span under which the document's next stage belongs. version: that its document holds
-    with this change: the change's own, or the one that is known from before.
+    with this change: the change's own, or the one that is known from before. batch: the span of its batch.
     """
 
     event: Event
@@ -29,6 +31,7 @@ class Work:
     traceparent: str
     stages: dict[Stage, int] = field(default_factory=dict)
     version: int | None = None
+    batch: str | None = None
 
     @property
     def document(self) -> tuple[int, str]:
@@ -48,3 +51,10 @@ class DeadEvent:
     event: Event
     stage: str
     error: Exception
+
+
+def stamp(works: Iterable[Work], stage: Stage) -> None:
+    """Say that a stage of these changes ends now."""
+    now_ns = time.time_ns()
+    for work in works:
+        work.stages[stage] = now_ns

@@ -18,7 +18,7 @@ from app.crash import crash_point
 from app.embed.applied import AppliedState, AppliedStore, Span, Verdict, judge, short_fingerprint, state_after
 from app.embed.chunks import ChunkEmbedder, Embedded, EmbeddedBatch
 from app.embed.coalesce import coalesce
-from app.embed.events import DeadEvent, Work
+from app.embed.events import DeadEvent, Work, stamp
 from app.embed.records import Reach, RecordFactory, by_partition, reaches
 from app.embed.spans import BatchSpans, BatchTrace
 from app.event import Event
@@ -26,7 +26,6 @@ from app.kafka.producer import Position, Record
 from app.observe.metrics import EmbedMetrics
 from app.redis_link import RedisLink
 from schemas.errors import RecordRefused, Rejected, UnembeddableText
-from schemas.headers import Stage
 
 HEADER_ROOM_BYTES = 4096  # what headers and the record's frame may add to key and value
 _DELIVERY_S = 130.0  # a little more than the producer's own delivery timeout
@@ -122,6 +121,8 @@ class EmbedPipeline:
         self, events: Sequence[Event], owns: Callable[[int], bool], spans: Mapping[int, Span], trace: BatchTrace
     ) -> set[int]:
         works, dead = coalesce(events, self._max_text_bytes)
+        stamp(works, "begun")
+        trace.begun(works)
         self._count("superseded", len(events) - len(dead) - len(works))
         outcome = self._embed(works, spans, trace)
         crash_point("embed.embedded")
@@ -145,10 +146,8 @@ class EmbedPipeline:
         failed: list[tuple[Work, Rejected]] = []
         while True:
             compared = self._compare(works, spans)
-            if not failed:
-                trace.open_documents(compared.work)
             embedded = self._chunks.embed(compared.work)
-            _stamp(compared.work, "embedded")
+            stamp(compared.work, "embedded")
             trace.embedded(compared.work, embedded)
             good, broken = self._separate(compared.work, embedded)
             failed += broken
@@ -179,7 +178,6 @@ class EmbedPipeline:
                 held[work.document] = state = state_after(work, before, self._fingerprint)
                 work.version = state.order.version
                 compared.remembered.append((work, state))
-        _stamp(compared.work, "looked_up")
         crash_point("embed.compared")
         return compared
 
@@ -208,7 +206,7 @@ class EmbedPipeline:
 
     def _ordered(self, events: Sequence[Event], good: list[tuple[Work, Embedded]]) -> dict[int, list[Record]]:
         """Per partition its records, each with how far it reaches; a watermark where there are none."""
-        _stamp([work for work, _ in good], "published")
+        stamp([work for work, _ in good], "published")
         now_ms = time.time_ns() // 1_000_000
         ordered: dict[int, list[Record]] = {}
         for partition, own_events in by_partition(events).items():
@@ -255,9 +253,3 @@ def _spans(events: Sequence[Event], first: Mapping[int, int]) -> dict[int, Span]
         partition: Span(min(first.get(partition, own[0].offset), own[0].offset), own[-1].offset + 1)
         for partition, own in by_partition(events).items()
     }
-
-
-def _stamp(works: Sequence[Work], stage: Stage) -> None:
-    now = time.time_ns()
-    for work in works:
-        work.stages[stage] = now

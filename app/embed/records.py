@@ -48,7 +48,7 @@ class RecordFactory:
                 vectors=embedded.vectors,
             )
         )
-        return self._vectors("document", work, reach, value)
+        return self._vectors("document", work, reach, value, embedded.known)
 
     def delete(self, work: Work, reach: Reach) -> Record:
         """A null value: the document is gone."""
@@ -81,7 +81,7 @@ class RecordFactory:
         )
         return Record(self.dlq_topic, event.key, event.value, None, letter.headers(event.headers))
 
-    def _vectors(self, kind: str, work: Work, reach: Reach, value: bytes | None) -> Record:
+    def _vectors(self, kind: str, work: Work, reach: Reach, value: bytes | None, known: int | None = None) -> Record:
         event, change = work.event, work.change
         headers = RecordHeaders(
             kind=kind,  # type: ignore[arg-type]
@@ -95,6 +95,8 @@ class RecordFactory:
             version_floor=work.version if change.version is None else None,
             stages=work.stages,
             traceparent=work.traceparent,
+            known_chunks=known,
+            batch=work.batch,
         )
         return Record(self.vectors_topic, change.key, value, event.partition, headers.encode())
 

@@ -1,36 +1,32 @@
-"""Spans of the embed worker: one live span per batch, and one per traced document that links to it."""
+"""Spans of the embed worker: one live span per batch, and one per dead letter. Those of documents the index worker
+writes, who knows their whole story; they point to the batch."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 
-from opentelemetry.trace import Link, Span, SpanKind, Status, StatusCode
+from opentelemetry.trace import Span, SpanKind, Status, StatusCode
 
 from app.embed.chunks import EmbeddedBatch
+from app.embed.coalesce import produced_ns
 from app.embed.events import DeadEvent, Work
-from app.observe.tracing import Tracing, format_traceparent, parent_of
-
-_MAX_ID_CHARS = 256
+from app.observe.tracing import Attributes, Tracing, format_traceparent
 
 
 class BatchTrace:
     """The spans of one batch. All methods do nothing when tracing is off."""
 
-    def __init__(self, tracing: Tracing, topic: str, group: str, span: Span) -> None:
+    def __init__(self, tracing: Tracing, messaging: Attributes, span: Span) -> None:
         self._tracing = tracing
-        self._topic = topic
-        self._group = group
+        self._messaging = messaging
         self._span = span
-        self._documents: list[Span] = []
+        self._traceparent = format_traceparent(span.get_span_context()) if tracing.enabled else None
 
-    def open_documents(self, works: Sequence[Work]) -> None:
-        """Start a span for each document that is traced; what follows becomes its child."""
-        for work in works:
-            if self._tracing.wants(work.traceparent):
-                span = self._start(work)
-                work.traceparent = format_traceparent(span.get_span_context())
-                self._documents.append(span)
+    def begun(self, works: Iterable[Work]) -> None:
+        """Let the documents name their batch."""
+        for work in works if self._traceparent is not None else ():
+            work.batch = self._traceparent
 
     def embedded(self, works: Sequence[Work], batch: EmbeddedBatch) -> None:
         """Say what the batch cost."""
@@ -41,43 +37,29 @@ class BatchTrace:
             self._span.set_attribute("headrace.batch.chunks_embedded", len(batch.vectors))
 
     def dead_letters(self, dead: Iterable[DeadEvent]) -> None:
-        """An error event for each dead letter: always, not one in N."""
-        if self._tracing.enabled:
-            for item in dead:
-                attributes: dict[str, str | int] = {
-                    "messaging.destination.partition.id": str(item.event.partition),
-                    "messaging.kafka.offset": item.event.offset,
-                    "headrace.stage": item.stage,
-                    "exception.message": str(item.error),
-                }
-                self._span.add_event("dead letter", attributes)
-                self._span.set_attribute("headrace.dead_letter", True)
-                self._span.set_status(Status(StatusCode.ERROR, "dead letters"))
-
-    def close(self) -> None:
-        """End the spans of the documents."""
-        for span in self._documents:
+        """An error span for each dead letter, in the trace of its publisher: always, not one in N."""
+        for item in dead if self._tracing.enabled else ():
+            event, headers = item.event, dict(item.event.headers)
+            attributes = self._messaging | {
+                "messaging.destination.partition.id": str(event.partition),
+                "messaging.kafka.offset": event.offset,
+                "document.id": self._tracing.document_id((event.key or b"").decode(errors="replace")),
+                "headrace.dead_letter": True,
+                "headrace.error": True,
+                "headrace.stage": item.stage,
+                "error.type": type(item.error).__name__,
+            }
+            span = self._tracing.start(
+                f"process {self._messaging['messaging.destination.name']}",
+                (headers.get("traceparent") or b"").decode(errors="replace"),
+                kind=SpanKind.CONSUMER,
+                start_ns=min(produced_ns(headers, event), event.consumed_ns),
+                attributes=attributes,
+                link=self._traceparent,
+            )
+            span.set_status(Status(StatusCode.ERROR, str(item.error)))
             span.end()
-
-    def _start(self, work: Work) -> Span:
-        return self._tracing.tracer.start_span(
-            f"process {self._topic}",
-            context=parent_of(work.traceparent),
-            kind=SpanKind.CONSUMER,
-            links=[Link(self._span.get_span_context())],
-            start_time=work.event.consumed_ns,
-            attributes={
-                "messaging.system": "kafka",
-                "messaging.operation.name": "process",
-                "messaging.operation.type": "process",
-                "messaging.destination.name": self._topic,
-                "messaging.destination.partition.id": str(work.event.partition),
-                "messaging.consumer.group.name": self._group,
-                "messaging.kafka.offset": work.event.offset,
-                "document.id": work.change.id[:_MAX_ID_CHARS],
-                "document.op": work.change.op,
-            },
-        )
+            self._span.set_attribute("headrace.dead_letter", True)
 
 
 class BatchSpans:
@@ -85,19 +67,25 @@ class BatchSpans:
 
     def __init__(self, tracing: Tracing, topic: str, group: str) -> None:
         self._tracing = tracing
-        self._topic = topic
-        self._group = group
+        self._messaging: Attributes = {
+            "messaging.system": "kafka",
+            "messaging.operation.name": "process",
+            "messaging.operation.type": "process",
+            "messaging.destination.name": topic,
+            "messaging.consumer.group.name": group,
+        }
 
     @contextmanager
     def batch(self, event_count: int) -> Iterator[BatchTrace]:
         """The span of one batch, ended when the block is left; an exception makes it an error."""
-        span = self._tracing.tracer.start_span("embed batch", attributes={"messaging.batch.message_count": event_count})
-        trace = BatchTrace(self._tracing, self._topic, self._group, span)
+        attributes = self._messaging | {"messaging.batch.message_count": event_count}
+        span = self._tracing.tracer.start_span("embed batch", kind=SpanKind.CONSUMER, attributes=attributes)
+        trace = BatchTrace(self._tracing, self._messaging, span)
         try:
             yield trace
         except Exception as error:
+            span.set_attribute("headrace.error", True)
             span.set_status(Status(StatusCode.ERROR, str(error)))
             raise
         finally:
-            trace.close()
             span.end()

@@ -5,9 +5,11 @@ from __future__ import annotations
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 
 from app.model.runs import RunFacts
+from schemas.headers import STEPS
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 _FRESHNESS_S = (0.005, 0.01, 0.02, 0.03, 0.05, 0.08, 0.12, 0.2, 0.3, 0.5, 0.8, 1.2, 2, 5, 15, 60, 300, 3600)
+_STEP_S = (0.0001, 0.0003, 0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1, 3, 10, 30, 100, 300)
 _LATENCY_S = (0.0005, 0.001, 0.002, 0.004, 0.008, 0.015, 0.03, 0.06, 0.12, 0.25, 0.5, 1, 2, 5)
 _SIZES = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024, 4096)
 
@@ -105,6 +107,50 @@ class IndexMetrics:
             "headrace_freshness_seconds",
             "From the change at its source to the first generation that can return it",
             buckets=_FRESHNESS_S,
+            registry=self.registry,
+        )
+        self.latency = Histogram(
+            "headrace_latency_seconds",
+            "From the moment a change was sent to the first generation that can return it",
+            buckets=_FRESHNESS_S,
+            registry=self.registry,
+        )
+        self.deletes = Histogram(
+            "headrace_delete_seconds",
+            "From the moment a delete was sent to the first generation without the document",
+            buckets=_FRESHNESS_S,
+            registry=self.registry,
+        )
+        self.verified = Histogram(
+            "headrace_verified_seconds",
+            "From the moment a change was sent to the end of a search that returned it, of those searched for",
+            buckets=_FRESHNESS_S,
+            registry=self.registry,
+        )
+        step_seconds = Histogram(
+            "headrace_step_seconds",
+            "Time that documents spent in each step on their way",
+            ["step"],
+            buckets=_STEP_S,
+            registry=self.registry,
+        )
+        self.steps = {name: step_seconds.labels(name) for name, _, _ in STEPS}
+        self.objective = Counter(
+            "headrace_objective_documents_total",
+            "Documents by whether they were visible within the freshness objective",
+            ["outcome"],
+            registry=self.registry,
+        )
+        self.burn = Gauge(
+            "headrace_objective_burn_ratio",
+            "How fast missed documents use up what the objective allows; above 1 it is missed",
+            ["window"],
+            registry=self.registry,
+        )
+        self.probes = Counter(
+            "headrace_index_probes_total",
+            "Searches for documents that had become visible, by what came of them",
+            ["outcome"],
             registry=self.registry,
         )
         self.apply_seconds = Histogram(

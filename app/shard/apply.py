@@ -25,12 +25,15 @@ from schemas.vector_record import VectorRecord, decode_vector_record
 
 @dataclass(frozen=True, slots=True)
 class AppliedDocument:
-    """A change that became visible with its transaction."""
+    """A change that became visible with its transaction. offset: of its record. vector: of one of its chunks, of a
+    delete one of those that are gone; None where there are none."""
 
     id: str
     title: str | None
     headers: RecordHeaders
     chunks: int
+    offset: int
+    vector: NDArray[np.float16] | NDArray[np.float32] | None
 
 
 @dataclass(slots=True)
@@ -102,16 +105,18 @@ class Applier:
             return "rejected"
         if headers.epoch != self._epoch:
             return "foreign_epoch"  # from before the topics were made again: its offsets mean nothing here
-        outcome = (
-            "watermark" if headers.kind == "watermark" else self._apply_document(document_id, headers, record, change)
-        )
+        headers.stages["arrived"] = event.consumed_ns
+        if headers.kind == "watermark":
+            outcome = "watermark"
+        else:
+            outcome = self._apply_document(document_id, event.offset, headers, record, change)
         if headers.through >= progress.through:
             progress.through = headers.through
             progress.as_of_ms = max(headers.as_of_ms, progress.as_of_ms or 0)
         return outcome
 
     def _apply_document(
-        self, document_id: str, headers: RecordHeaders, record: VectorRecord | None, change: Change
+        self, document_id: str, offset: int, headers: RecordHeaders, record: VectorRecord | None, change: Change
     ) -> str:
         said = DocumentOrder(headers.version, headers.source_offset)
         floor = headers.version_floor
@@ -131,10 +136,13 @@ class Applier:
             self._check_model(record)
         doc = self._write_row(document_id, order, headers, record, held)
         self._compare(doc, said.with_floor(floor), order)
-        chunk_count = self._write_chunks(doc, record, change, replaces=held is not None)
+        gone = self._remove_chunks(doc, change) if held is not None else None
+        chunk_count = self._write_chunks(doc, record, change)
         was_there = held is not None and not held.deleted
         self._store.progress.documents += (record is not None) - was_there
-        change.documents.append(AppliedDocument(document_id, record.title if record else None, headers, chunk_count))
+        vector = gone if record is None else record.vectors[0] if chunk_count else None
+        title = None if record is None else record.title
+        change.documents.append(AppliedDocument(document_id, title, headers, chunk_count, offset, vector))
         return "upsert" if record is not None else "delete"
 
     def _compare(self, doc: int, said: DocumentOrder, held: DocumentOrder) -> None:
@@ -203,11 +211,15 @@ class Applier:
         assert doc is not None
         return doc
 
-    def _write_chunks(self, doc: int, record: VectorRecord | None, change: Change, *, replaces: bool) -> int:
+    def _remove_chunks(self, doc: int, change: Change) -> NDArray[np.float16] | NDArray[np.float32] | None:
+        """Returns the vector of one of them."""
+        sql = "DELETE FROM chunks WHERE doc = ? RETURNING label, vector"
+        old = self._store.writer.execute(sql, (doc,)).fetchall()
+        self._forget([label for label, _ in old], change)
+        return np.frombuffer(old[0][1], self._store.dtype) if old else None
+
+    def _write_chunks(self, doc: int, record: VectorRecord | None, change: Change) -> int:
         writer = self._store.writer
-        if replaces:
-            old = [row[0] for row in writer.execute("DELETE FROM chunks WHERE doc = ? RETURNING label", (doc,))]
-            self._forget(old, change)
         if record is None:
             return 0
         labels = range(self._next_label, self._next_label + len(record.spans))

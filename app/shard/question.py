@@ -39,6 +39,7 @@ class _Body(BaseModel):
     min_offsets: Annotated[dict[Partition, Int64], Field(max_length=MAX_PARTITIONS)]
     max_staleness_ms: Int64 | None
     timeout_ms: Annotated[int, Field(ge=1, le=60_000)]
+    probe: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,6 +55,7 @@ class ShardQuery:
     min_offsets: dict[int, int]
     max_staleness_ms: int | None
     deadline: float
+    probe: bool = False
 
     @classmethod
     def decode(cls, content: bytes) -> ShardQuery:
@@ -74,6 +76,7 @@ class ShardQuery:
             min_offsets={int(shard): offset for shard, offset in body.min_offsets.items()},
             max_staleness_ms=body.max_staleness_ms,
             deadline=time.monotonic() + body.timeout_ms / 1000,
+            probe=body.probe,
         )
 
 

@@ -74,7 +74,8 @@ class ShardServer:
         except RequestError as error:
             return error_response(error)
         answers = await asyncio.gather(*(self._search_one(query, partition) for partition in query.shards))
-        self._metrics.search_seconds.observe(time.perf_counter() - started)
+        if not query.probe:
+            self._metrics.search_seconds.observe(time.perf_counter() - started)
         return json_response({"shards": dict(zip(map(str, query.shards), answers, strict=True))})
 
     async def document(self, request: web.Request) -> web.Response:
@@ -148,9 +149,8 @@ class ShardServer:
                 return late | _freshness(shard, query)
             freshness = _freshness(shard, query)  # before the search: the answer is at least this fresh
             loop = asyncio.get_running_loop()
-            hits = await loop.run_in_executor(
-                self._threads, shard.search, query.vector, query.k, query.parsed, query.fingerprint, query.text
-            )
+            ask = partial(shard.search, query.vector, query.k, query.parsed, query.fingerprint, query.text)
+            hits = await loop.run_in_executor(self._threads, partial(ask, probe=query.probe))
             answer = {"hits": [_hit_json(hit, partition) for hit in hits]} | freshness
             if query.parsed is not None and (unknown := shard.unknown_fields(query.parsed)):
                 answer |= {"unknown_fields": sorted(unknown), "known_fields": sorted(shard.field_names())}

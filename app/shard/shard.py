@@ -160,12 +160,15 @@ class Shard:
         parsed: Filter | None,
         fingerprint: str | None,
         text: str | None = None,
+        *,
+        probe: bool = False,
     ) -> list[ShardHit]:
         """The best k documents, best first: by meaning if there is a vector, by keywords if there is a text.
 
         With both (hybrid), the best of either list, at least 2k or 20 of each, for the caller to fuse. vector: shape
-        (dim,), unit length. fingerprint: of the model that made it, None to trust the caller. Raises BadRequest for
-        a wrong dimension, NotServing for another model's vector and while loading.
+        (dim,), unit length. fingerprint: of the model that made it, None to trust the caller. probe: nobody's question,
+        by which recall is not measured. Raises BadRequest for a wrong dimension, NotServing for another model's vector
+        and while loading.
         """
         if not self.loaded:
             raise NotServing(f"shard {self.partition} is loading")
@@ -174,7 +177,8 @@ class Shard:
             return []
         if vector is not None:
             self._check_query(vector, fingerprint)
-            self._upkeep.recall.saw(vector)
+            if not probe:
+                self._upkeep.recall.saw(vector)
         depth = k if vector is None or text is None else max(2 * k, _LEAST_DEPTH)
         for _ in range(_RETRIES):
             hits = by_meaning(self._store, [] if vector is None else index.search(vector, depth, parsed))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -18,6 +18,7 @@ from app.embed.records import Reach, RecordFactory
 from app.event import Event
 from app.inbox import Inbox
 from app.kafka.producer import RecordProducer
+from app.kafka.reading import TopicReader
 from app.kafka.watch import KafkaWatch
 from app.observe.metrics import EmbedMetrics
 from app.settings import Settings
@@ -33,6 +34,7 @@ LONGEST_BACKOFF_S = 5.0
 REVOKE_S = 25.0  # of the 60 s that the group gives a member to let go of its partitions
 STOP_S = 10.0  # of the 30 s that supervisors usually give a process to end
 COMMIT_S = 5.0
+_GAP_SILENCE_S = 5.0
 
 
 class EmbedWorker:
@@ -66,6 +68,7 @@ class EmbedWorker:
         self._owned: frozenset[int] = frozenset()
         self._leaving: frozenset[int] = frozenset()  # to be given back: what fails now is not tried again
         self._done: dict[int, int] = {}
+        self._gaps: dict[int, tuple[int, int]] = {}  # what lies between what was done and the end, at the last round
         self._batch: set[int] = set()
         self._idle = asyncio.Event()
         self._idle.set()
@@ -215,12 +218,36 @@ class EmbedWorker:
             return
         as_of_ms = time.time_ns() // 1_000_000  # before asking: what is written after this is not covered
         first, end = await asyncio.gather(consumer.earliest_offsets(*quiet), consumer.highwaters(*quiet))
+        await self._pass_over_markers({tp.partition: end[tp] for tp in quiet if first[tp] < end[tp]})
         records = [
             self._records.watermark(tp.partition, Reach(end[tp] - 1, as_of_ms))
             for tp in quiet
             if tp.partition in self._owned and (first[tp] == end[tp] or self._next_offset(tp.partition) >= end[tp])
         ]
         self._producer.deliver(records)
+
+    async def _pass_over_markers(self, ends: Mapping[int, int]) -> None:
+        """The last offsets may hold no event: markers of producers' transactions, what was taken back or compacted.
+
+        Faust never tells of them. A partition that has not moved since the last round is read once more by a reader
+        of its own, which comes to the end or to an event that is under way.
+        """
+        gaps = {p: (self._next_offset(p), end) for p, end in ends.items() if self._next_offset(p) < end}
+        still = {partition: gap for partition, gap in gaps.items() if self._gaps.get(partition) == gap}
+        self._gaps = gaps
+        if not still:
+            return
+        for partition in await asyncio.to_thread(self._empty, still):
+            if partition in self._owned and self._next_offset(partition) == still[partition][0]:
+                self._done[partition] = still[partition][1] - 1
+
+    def _empty(self, gaps: Mapping[int, tuple[int, int]]) -> set[int]:
+        with TopicReader(self._settings, f"{self._settings.collection}-embed-gaps", silence_s=_GAP_SILENCE_S) as reader:
+            found = set()
+            for partition, gap in gaps.items():
+                if next(reader.read(self._settings.changes_topic, {partition: gap}), None) is None:
+                    found.add(partition)
+            return found
 
     def _next_offset(self, partition: int) -> int:
         """The offset before which every event of the partition has been dealt with."""

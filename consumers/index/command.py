@@ -13,10 +13,12 @@ from aiohttp import web
 from threadpoolctl import threadpool_limits
 
 from app.cli.options import setting_flags
+from app.freshness.objective import Objective
+from app.freshness.traces import FreshnessTraces
+from app.freshness.visibility import Visibility
 from app.kafka.producer import MOST_BYTES, RecordProducer
 from app.kafka.start import check_kafka
 from app.kafka.watch import KafkaWatch
-from app.observe.freshness import FreshnessTraces
 from app.observe.http import HttpThread, health_routes, listen
 from app.observe.logs import set_up_logs
 from app.observe.metrics import IndexMetrics
@@ -68,12 +70,13 @@ async def _run(settings: Settings, stop: asyncio.Event) -> None:
     url = settings.index_url or f"http://{settings.index_host}:{bound.getsockname()[1]}"
     # Faust's own assignor is sticky: shards stay where their files are
     app = make_app(settings, settings.index_group, ShardConsumer, canonical_url=url)
-    traces = FreshnessTraces(tracing, settings.vectors_topic, settings.freshness_objective_ms)
+    objective = Objective(settings.freshness_objective_ms, settings.freshness_objective_ratio)
+    visibility = Visibility(FreshnessTraces(tracing, settings), objective, metrics, url, settings.probe_one_in)
     registry = Registry(link, settings.collection)
     kafka = KafkaWatch(producer, settings, topics)
     to_topics = WriteBack(settings, topics.epoch, producer, metrics)
     watchdog = Watchdog(settings.stall_timeout_s)
-    worker = IndexWorker(settings, app, topics.epoch, registry, traces, kafka, metrics, to_topics, watchdog, url)
+    worker = IndexWorker(settings, app, topics.epoch, registry, visibility, kafka, metrics, to_topics, watchdog, url)
 
     def describe() -> dict[str, Any]:
         return {

@@ -18,9 +18,10 @@ from app.audit.light import LightAudit
 from app.crash import crash_point
 from app.embed.records import by_partition
 from app.event import Event
+from app.freshness.objective import WINDOWS_S
+from app.freshness.visibility import Visibility
 from app.inbox import Inbox
 from app.kafka.watch import KafkaWatch
-from app.observe.freshness import FreshnessTraces
 from app.observe.metrics import IndexMetrics
 from app.registry import Registry
 from app.settings import Settings
@@ -52,7 +53,7 @@ class IndexWorker:
         app: faust.App,
         epoch: str,
         registry: Registry,
-        traces: FreshnessTraces,
+        visibility: Visibility,
         kafka: KafkaWatch,
         metrics: IndexMetrics,
         to_topics: WriteBack,
@@ -62,7 +63,7 @@ class IndexWorker:
         self._settings = settings
         self._app = app
         self._registry = registry
-        self._traces = traces
+        self._visibility = visibility
         self._kafka = kafka
         self._metrics = metrics
         self._to_topics = to_topics
@@ -101,6 +102,7 @@ class IndexWorker:
         async with asyncio.TaskGroup() as group:
             group.create_task(self._batches())
             group.create_task(self._announce())
+            group.create_task(self._visibility.run())
             group.create_task(self._kafka.run())
             group.create_task(self._write_back())
             group.create_task(self._stalls.run())
@@ -230,15 +232,13 @@ class IndexWorker:
 
     def _tell(self, partition: int, change: Change, applied_ns: int, *, live: bool) -> None:
         visible_ns = time.time_ns()
+        if live:
+            self._visibility.saw(change.documents, partition, applied_ns, visible_ns)
         for outcome, count in change.outcomes.items():
             self._metrics.records.labels(outcome).inc(count)
         for event, error in change.rejected:
             log.error("record %d of partition %d left out: %s", event.offset, partition, error)
-        for document in change.documents if live else ():
-            stages = document.headers.stages
-            stages["applied"], stages["visible"] = applied_ns, visible_ns
-            freshness_s = self._traces.visible(document.id, document.headers, partition, document.chunks)
-            self._metrics.freshness.observe(freshness_s)
+            self._visibility.rejected(event, partition, error)
         for document in change.documents[-_RECENT:]:
             self.recent.append(_recent(document, partition, visible_ns))
 
@@ -266,6 +266,8 @@ class IndexWorker:
 
     def _measure(self) -> None:
         now_ms = time.time_ns() // 1_000_000
+        for seconds in WINDOWS_S:
+            self._metrics.burn.labels(f"{seconds}s").set(self._visibility.objective.burn(seconds))
         for partition, shard in self.shards.open.items():
             status = shard.status()
             label = str(partition)

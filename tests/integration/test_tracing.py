@@ -15,11 +15,12 @@ from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTrace
 from app.local.broker import EmbeddedBroker
 from app.observe.tracing import Tracing
 from producers import DocumentPublisher
+from schemas.headers import STEPS
 from tests.conftest import MakeStack
 from tests.services_local import eventually
 from tests.stack import unique
 
-SERVICES = {"headrace-publish", "headrace-embed", "headrace-index"}
+SERVICES = {"headrace-publish", "headrace-index"}
 
 
 @dataclass(frozen=True)
@@ -126,23 +127,25 @@ def test_a_document_leaves_one_trace_from_its_producer_to_the_index(
     by_name = {span.name: span for span in spans}
     assert len(by_name) == len(spans)
     publish = by_name[f"publish {stack.settings.changes_topic}"]
-    process = by_name[f"process {stack.settings.changes_topic}"]
     index = by_name[f"index {stack.settings.vectors_topic}"]
-    assert (publish.parent, process.parent, index.parent) == ("", publish.id, process.id)
-    assert process.attributes["document.id"] == id
-    assert process.attributes["messaging.kafka.offset"] == publish.attributes["messaging.kafka.offset"]
-    assert publish.attributes["messaging.kafka.offset"] == position.offset
-    stages = [span for span in spans if span.parent == index.id]
-    assert len(spans) == 3 + len(stages)
-    assert {"wait in changes", "embed", "apply"} <= {span.name for span in stages}
-    assert index.start_ns == stages[0].start_ns
-    assert all(before.end_ns == after.start_ns for before, after in pairwise(stages))
-    assert index.end_ns == stages[-1].end_ns
+    assert (publish.parent, index.parent) == ("", publish.id)
+    assert index.attributes["document.id"] == publish.attributes["document.id"] == id
+    assert index.attributes["headrace.source.offset"] == publish.attributes["messaging.kafka.offset"] == position.offset
+    assert index.attributes["headrace.probe"] == "seen"
+    steps = [span for span in spans if span.parent == index.id]
+    assert len(spans) == 2 + len(steps)
+    assert [span.name for span in steps] == [*(name for name, _, _ in STEPS), "probe"]
+    assert index.start_ns == steps[0].start_ns
+    assert all(before.end_ns == after.start_ns for before, after in pairwise(steps))
+    assert index.end_ns == steps[-1].end_ns
 
     batches = {span.id: span for span in collector.spans if span.name == "embed batch"}
-    (batch,) = (batches[link] for link in process.links)
+    (batch,) = (batches[link] for link in index.links)
     assert batch.attributes["headrace.batch.documents"] >= 1  # type: ignore[operator]
-    assert any(span.attributes.get("headrace.dead_letter") is True for span in batches.values())
+    (letter,) = [span for span in collector.spans if span.name == f"process {stack.settings.changes_topic}"]
+    assert letter.attributes["headrace.dead_letter"] is True
+    assert (letter.attributes["document.id"], letter.parent) == ("poison", "")
+    assert set(letter.links) <= set(batches)
 
 
 def test_a_collector_that_is_not_there_holds_nothing_up(make_stack: MakeStack, embedded_broker: EmbeddedBroker) -> None:

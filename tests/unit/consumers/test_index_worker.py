@@ -12,7 +12,9 @@ from typing import Any
 import pytest
 
 from app.event import Event
-from app.observe.freshness import FreshnessTraces
+from app.freshness.objective import Objective
+from app.freshness.traces import FreshnessTraces
+from app.freshness.visibility import Visibility
 from app.observe.metrics import IndexMetrics
 from app.observe.tracing import Tracing
 from app.shard.write_back import WriteBack
@@ -44,7 +46,8 @@ class Parts:
         self.app, self.stream, self.registry = FakeFaust(0, 1), Stream(events), Registry()
         self.kafka = SimpleNamespace(trouble=None, run=asyncio.Event().wait)
         self.metrics = IndexMetrics()
-        traces = FreshnessTraces(Tracing(settings, "index"), settings.vectors_topic, 1000)
+        traces = FreshnessTraces(Tracing(settings, "index"), settings)
+        visibility = Visibility(traces, Objective(1000, 0.99), self.metrics, "http://me", 0)
         app: Any = self.app
         registry: Any = self.registry
         kafka: Any = self.kafka
@@ -52,7 +55,7 @@ class Parts:
         producer: Any = self.producer
         to_topics = WriteBack(settings, "epoch", producer, self.metrics)
         self.worker = IndexWorker(
-            settings, app, "epoch", registry, traces, kafka, self.metrics, to_topics, Watchdog(0), "http://me"
+            settings, app, "epoch", registry, visibility, kafka, self.metrics, to_topics, Watchdog(0), "http://me"
         )
 
     async def assign(self, *partitions: int) -> None:

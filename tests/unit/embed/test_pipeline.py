@@ -42,7 +42,7 @@ def test_a_new_document_becomes_one_record_with_its_chunks_and_how_far_it_reache
     headers = told.headers
     assert (headers.kind, headers.source_offset, headers.through, headers.version) == ("document", 5, 5, 3)
     assert (headers.event_time_ms, headers.as_of_ms, headers.epoch) == (77, NOW_MS + 5, "epoch")
-    assert list(headers.stages) == ["produced", "consumed", "looked_up", "embedded", "published"]
+    assert list(headers.stages) == ["produced", "consumed", "begun", "looked_up", "embedded", "published"]
 
 
 def test_vectors_are_kept_to_the_last_bit_where_float32_is_asked_for() -> None:

@@ -14,18 +14,13 @@ import pytest
 from aiohttp import web
 from hypothesis import given
 from hypothesis import strategies as st
-from opentelemetry.sdk.trace import TracerProvider
-from opentelemetry.sdk.trace.export import SimpleSpanProcessor
-from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 
-from app.observe.freshness import FreshnessTraces
 from app.observe.http import HttpThread, health_routes, listen
 from app.observe.logs import set_up_logs
 from app.observe.metrics import EmbedMetrics, GatewayMetrics, IndexMetrics, exposition
 from app.observe.tracing import Tracing, format_traceparent, new_traceparent, parse_traceparent, trace_id_of
 from app.settings import Settings
 from schemas.errors import ServiceMissing
-from schemas.headers import RecordHeaders, Stage
 
 TRACE, SPAN = "a" * 32, "b" * 16
 MS = 1_000_000
@@ -76,75 +71,6 @@ def test_without_an_endpoint_nothing_is_traced() -> None:
     assert not tracing.enabled
     assert not tracing.wants(f"00-{TRACE}-{SPAN}-01")
     tracing.close()
-
-
-# --- freshness
-
-
-class Recorded:
-    """A Tracing whose spans stay in memory."""
-
-    def __init__(self, wanted: bool) -> None:
-        self.enabled = True
-        self.exporter = InMemorySpanExporter()
-        provider = TracerProvider()
-        provider.add_span_processor(SimpleSpanProcessor(self.exporter))
-        self.tracer = provider.get_tracer("test")
-        self._wanted = wanted
-
-    def wants(self, _: str | None) -> bool:
-        return self._wanted
-
-
-STAGES: dict[Stage, int] = {
-    "produced": 1000 * MS,
-    "consumed": 1010 * MS,
-    "looked_up": 1015 * MS,
-    "embedded": 1040 * MS,
-    "published": 1041 * MS,
-    "applied": 1060 * MS,
-    "visible": 1065 * MS,
-}
-
-
-def visible(wanted: bool, objective_ms: int, stages: dict[Stage, int] | None = None) -> tuple[float, list[Any]]:
-    tracing = Recorded(wanted)
-    traces = FreshnessTraces(tracing, "d.vectors", objective_ms)  # type: ignore[arg-type]
-    headers = RecordHeaders(
-        "document", 0, 5, 5, 0, "e", 900, stages=stages or STAGES, traceparent=f"00-{TRACE}-{SPAN}-01"
-    )
-    return traces.visible("a", headers, 0, 2), list(tracing.exporter.get_finished_spans())
-
-
-def test_freshness_is_from_the_event_to_the_moment_it_can_be_found() -> None:
-    assert visible(wanted=False, objective_ms=1000)[0] == pytest.approx(0.165)
-
-
-def test_a_document_that_is_wanted_has_a_trace_with_every_stage_as_child_of_its_publisher() -> None:
-    spans = {span.name: span for span in visible(wanted=True, objective_ms=1000)[1]}
-    whole = spans.pop("index d.vectors")
-    assert f"{whole.context.trace_id:032x}" == TRACE
-    assert f"{whole.parent.span_id:016x}" == SPAN
-    assert (whole.start_time, whole.end_time) == (STAGES["produced"], STAGES["visible"])
-    stages = sorted(spans.values(), key=lambda span: span.start_time)
-    borders = [(span.start_time, span.end_time) for span in stages]
-    assert [end for _, end in borders[:-1]] == [start for start, _ in borders[1:]]
-    assert (borders[0][0], borders[-1][1]) == (STAGES["produced"], STAGES["visible"])
-    assert {border for pair in borders for border in pair} <= set(STAGES.values())
-    assert (spans["embed"].end_time - spans["embed"].start_time) // MS == 25
-    assert {span.parent.span_id for span in spans.values()} == {whole.context.span_id}
-
-
-@pytest.mark.parametrize(("objective_ms", "traced"), [(65, False), (64, True)])
-def test_a_slow_document_is_traced_although_nobody_wanted_it(objective_ms: int, traced: bool) -> None:
-    spans = visible(wanted=False, objective_ms=objective_ms)[1]
-    assert bool(spans) == traced
-    assert [span.attributes["headrace.slow"] for span in spans if span.name == "index d.vectors"] == [True] * traced
-
-
-def test_stages_that_are_unknown_are_left_out() -> None:
-    spans = visible(wanted=True, objective_ms=1000, stages={"visible": 5 * MS})[1]
-    assert [span.name for span in spans] == ["index d.vectors"]
 
 
 # --- logs

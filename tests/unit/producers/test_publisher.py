@@ -160,7 +160,7 @@ def test_the_producers_span_is_the_one_the_event_names_and_says_where_it_was_wri
         "messaging.operation.type": "send",
         "messaging.destination.name": settings.changes_topic,
         "messaging.client.id": "headrace-publish",
-        "messaging.kafka.message.key": "a",
+        "document.id": "a",
         "messaging.message.body.size": len(found.value or b""),
         "messaging.destination.partition.id": str(position.partition),
         "messaging.kafka.offset": position.offset,

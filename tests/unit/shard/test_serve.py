@@ -170,9 +170,9 @@ async def test_a_shard_that_is_given_away_during_a_search_is_503(
         shard = worker.shards.open[0]
         search = shard.search
 
-        def gone(*arguments: Any) -> Any:
+        def gone(*arguments: Any, **options: Any) -> Any:
             worker.shards.release({0})
-            return search(*arguments)
+            return search(*arguments, **options)
 
         monkeypatch.setattr(shard, "search", gone)
         answer = await worker.search(0)

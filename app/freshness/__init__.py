@@ -1,0 +1,1 @@
+"""How fresh documents become visible: traced, probed, and held against an objective."""

@@ -1,0 +1,105 @@
+"""What follows once documents can be found: their times are measured, some are searched for, some traced."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+
+import aiohttp
+
+from app.event import Event
+from app.freshness.objective import Objective
+from app.freshness.probe import Probe, Probed
+from app.freshness.traces import FreshnessTraces, steps
+from app.observe.metrics import IndexMetrics
+from app.observe.tracing import is_chosen, trace_id_of
+from app.shard.apply import AppliedDocument
+
+MOST_WAITING = 200  # probes; beyond that documents are traced without one
+Seen = tuple[AppliedDocument, int, bool]  # partition; whether it was slow
+
+
+class Visibility:
+    """`saw` is called by the thread that applies records, everything else in one event loop.
+
+    url: of this index worker, where documents are searched for. probe_one_in: of the documents that are not slow, by
+    trace-id hash; 0: no document is searched for.
+    """
+
+    def __init__(
+        self, traces: FreshnessTraces, objective: Objective, metrics: IndexMetrics, url: str, probe_one_in: int
+    ) -> None:
+        self._traces = traces
+        self.objective = objective
+        self._metrics = metrics
+        self._url = url
+        self._probe_one_in = probe_one_in
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._waiting: asyncio.Queue[Seen] = asyncio.Queue(MOST_WAITING)
+
+    async def run(self) -> None:
+        """Search for documents, one after another; ends only by being cancelled."""
+        self._loop = asyncio.get_running_loop()
+        async with aiohttp.ClientSession(trust_env=False) as session:
+            probe = Probe(session, self._url)
+            while True:
+                document, partition, slow = await self._waiting.get()
+                probed = await probe.look(document, partition)
+                self._metrics.probes.labels(probed.outcome).inc()
+                if probed.outcome == "seen":
+                    self._metrics.verified.observe(_seconds_since_sent(document, probed.at_ns))
+                self._trace(document, partition, slow=slow, probed=probed)
+
+    def saw(self, documents: Sequence[AppliedDocument], partition: int, applying_ns: int, visible_ns: int) -> None:
+        """Documents of one transaction, which began and ended then; not what was written again to mend a log."""
+        met = missed = 0
+        for document in documents:
+            stages = document.headers.stages
+            if "produced" not in stages:
+                continue
+            stages["applying"], stages["visible"] = applying_ns, visible_ns
+            latency_s = _seconds_since_sent(document, visible_ns)
+            slow = self.objective.is_slow(latency_s * 1000)
+            met, missed = met + (not slow), missed + slow
+            traced = self._traces.wants(document.headers, slow=slow)
+            self._measure(document, latency_s, traced=traced)
+            chosen = slow or is_chosen(document.headers.traceparent, self._probe_one_in)
+            if chosen and self._probe_one_in and self._loop is not None:
+                self._loop.call_soon_threadsafe(self._ask_for, (document, partition, slow))
+            else:
+                self._trace(document, partition, slow=slow, probed=None)
+        self._metrics.objective.labels("met").inc(met)
+        self._metrics.objective.labels("missed").inc(missed)
+        self.objective.count(met, missed)
+
+    def rejected(self, event: Event, partition: int, error: Exception) -> None:
+        """A record that cannot be applied."""
+        self._traces.rejected(event, partition, error)
+
+    def _ask_for(self, seen: Seen) -> None:
+        try:
+            self._waiting.put_nowait(seen)
+        except asyncio.QueueFull:
+            document, partition, slow = seen
+            self._metrics.probes.labels("skipped").inc()
+            self._trace(document, partition, slow=slow, probed=None)
+
+    def _trace(self, document: AppliedDocument, partition: int, *, slow: bool, probed: Probed | None) -> None:
+        failed = probed is not None and probed.failed
+        if self._traces.wants(document.headers, slow=slow or failed):
+            self._traces.write(document, partition, slow=slow, probed=probed)
+
+    def _measure(self, document: AppliedDocument, latency_s: float, *, traced: bool) -> None:
+        headers = document.headers
+        exemplar = {"trace_id": trace_id_of(headers.traceparent) or ""} if traced else None
+        freshness_s = max(0.0, headers.stages["visible"] / 1e9 - headers.event_time_ms / 1e3)
+        self._metrics.freshness.observe(freshness_s, exemplar)
+        self._metrics.latency.observe(latency_s, exemplar)
+        if headers.kind == "delete":
+            self._metrics.deletes.observe(latency_s, exemplar)
+        for step, begin_ns, end_ns in steps(headers.stages):
+            self._metrics.steps[step].observe((end_ns - begin_ns) / 1e9, exemplar)
+
+
+def _seconds_since_sent(document: AppliedDocument, at_ns: int) -> float:
+    return max(0.0, (at_ns - document.headers.stages.get("produced", at_ns)) / 1e9)
