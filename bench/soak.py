@@ -23,12 +23,14 @@ from app.local.process import until_stopped
 from app.local.redis import INSTALL, find_redis_server
 from bench.report import Report, redis_version
 from bench.soak_audit import Audit, audit, dead_letters, wait_caught_up
+from bench.soak_auditor import Auditor, run_audit
 from bench.soak_cluster import REPLICAS, Cluster
 from bench.soak_faults import Chaos, fault_plan
 from bench.soak_load import Loader, Workload
 from bench.soak_model import Model, read_truth
 from bench.soak_probe import Prober
 from bench.soak_report import fill
+from bench.soak_staleness import StalenessLog
 from bench.stack import check_installed
 from schemas.errors import HeadraceError, ServiceMissing
 
@@ -98,35 +100,42 @@ class Soak:
                 self._plan.rate,
                 self._plan.seed,
             )
-            prober = Prober(cluster.roles["search"].url, self._model, self._plan.seed)
             chaos = Chaos(cluster, fault_plan(self._plan.seed, self._plan.every_s), self._console.step)
-            loader.start()
-            prober.start()
+            gateway, names = cluster.roles["search"].url, {role.url: name for name, role in cluster.roles.items()}
+            stale = StalenessLog(gateway, names, chaos.recent)
+            prober = Prober(gateway, self._model, self._plan.seed, stale)
+            auditor = Auditor(cluster.settings, self._folder)
+            for part in (loader, prober, auditor):
+                part.start()
             began = time.monotonic()
             try:
-                self._break(cluster, loader, prober, chaos, began)
+                self._break(cluster, (loader, prober, auditor), chaos, began)
                 broken_s = time.monotonic() - began
                 cluster.wait_ready()
             finally:
                 prober.finish()
                 loader.finish()
+                auditor.finish()
             self.outcome.add("while it ran", prober.drift, prober.findings)
+            self.outcome.add("audits while it ran", auditor.drift, auditor.findings)
+            self.outcome.figures |= {"audits": dict(auditor.counts), "audits_incomplete": auditor.incomplete}
+            self.outcome.figures["stale"] = stale.figures()
             self._figures(cluster, prober, chaos, broken_s)
             self._compare(cluster)
         return self.outcome
 
-    def _break(self, cluster: Cluster, loader: Loader, prober: Prober, chaos: Chaos, began: float) -> None:
+    def _break(self, cluster: Cluster, parts: tuple[Loader, Prober, Auditor], chaos: Chaos, began: float) -> None:
         def more() -> bool:
             if self._plan.faults is not None:
                 return chaos.done.total() < self._plan.faults
             return time.monotonic() - began < self._plan.seconds
 
         while (begin := more()) | chaos.step(begin=begin):
-            for part in (loader, prober):
+            for part in parts:
                 if part.error is not None:
                     raise part.error
             cluster.tend()
-            self._progress(prober, chaos)
+            self._progress(parts[1], chaos)
             time.sleep(_STEP_S)
 
     def _compare(self, cluster: Cluster) -> None:
@@ -142,6 +151,7 @@ class Soak:
         self.outcome.figures["caught_up_after_s"] = time.monotonic() - began
         self._audited("in the end", audit(cluster, truth))
         self._audited("dead letters", dead_letters(cluster, truth))
+        self._audit_once(cluster)
         if self._plan.rebuild:
             replica = random.Random(f"rebuild {self._plan.seed}").choice(REPLICAS)
             began = time.monotonic()
@@ -149,6 +159,18 @@ class Soak:
             if self._caught_up(cluster, truth.ends, "rebuilt"):
                 self.outcome.figures["rebuilt_after_s"] = time.monotonic() - began
                 self._audited("rebuilt", audit(cluster, truth, (replica,)))
+                self._audit_once(cluster)
+
+    def _audit_once(self, cluster: Cluster) -> None:
+        """Nothing is in the way any more: `headrace audit` must end with status 0."""
+        found = run_audit(cluster.settings, self._folder)
+        wrong = {**found.wrong, **({"incomplete": [found.incomplete]} if found.incomplete is not None else {})}
+        self.outcome.figures["final_audit"] = ", ".join(wrong) or "clean"
+        findings = [words for all_ in wrong.values() for words in all_]
+        earlier = Counter(self.outcome.drift.get("final audit"))
+        self.outcome.add(
+            "final audit", earlier + Counter({kind: len(words) for kind, words in wrong.items()}), findings
+        )
 
     def _empty(self, cluster: Cluster, replica: str) -> None:
         """Take everything from the index workers of a replica."""

@@ -55,10 +55,7 @@ def wait_caught_up(cluster: Cluster, ends: dict[int, int]) -> dict[str, str]:
 
 
 def audit(cluster: Cluster, truth: Truth, replicas: tuple[str, ...] = REPLICAS) -> Audit:
-    """Compare. Nothing may be published meanwhile, and every shard must have caught up.
-
-    `headrace audit` compares the same two ends with the product's own means: call it here as well once it is there.
-    """
+    """Compare. Nothing may be published meanwhile, and every shard must have caught up."""
     result = Audit()
     for replica in replicas:
         shards = _shards(cluster, replica)

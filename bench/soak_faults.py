@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 import signal
 import time
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Callable, Generator, Iterator
 from dataclasses import dataclass
 from typing import Literal, get_args
@@ -25,6 +25,7 @@ _WEIGHTS: dict[Kind, float] = {
 }  # fmt: skip
 _STOPS_WITHIN_S = 30.0
 _SESSION_S = SESSION_TIMEOUT_MS / 1000
+_RECENT_S = 30.0
 _Steps = Generator[None, None, None]
 
 
@@ -90,6 +91,7 @@ class Chaos:
         self._next = next(plan)
         self._last = time.monotonic()
         self._running: list[tuple[Fault, _Steps]] = []
+        self._recent: deque[tuple[float, Fault]] = deque(maxlen=100)
         self.done: Counter[str] = Counter()
         self.stuck: list[str] = []
         self.bad_exits: list[str] = []
@@ -105,9 +107,15 @@ class Chaos:
             fault, self._next, self._last = self._next, next(self._plan), time.monotonic()
             self._cluster.busy.add(fault.target)
             self.done[fault.kind] += 1
+            self._recent.append((self._last, fault))
             self._say(str(fault))
             self._running.append((fault, self._steps(fault)))
         return bool(self._running)
+
+    def recent(self) -> list[str]:
+        """The faults of the last half minute, each with its age. From any thread."""
+        now = time.monotonic()
+        return [f"{now - at:.1f} s ago: {fault}" for at, fault in tuple(self._recent) if now - at < _RECENT_S]
 
     def _free(self, fault: Fault) -> bool:
         role = self._cluster.roles.get(fault.target)

@@ -13,12 +13,12 @@ import httpx
 
 from bench.soak_load import number_of, word_of
 from bench.soak_model import Model, View
+from bench.soak_staleness import SPELL_S, StalenessLog
 
 _REST_S = 0.05
 _TIMEOUT_S = 8.0
 _WAIT_MS = 3000
 _MOST_KEPT = 100
-_SPELL_S = 10.0  # longer than any single fault lasts
 
 
 class Prober:
@@ -30,10 +30,11 @@ class Prober:
     or with a stale one.
     """
 
-    def __init__(self, gateway: str, model: Model, seed: int) -> None:
+    def __init__(self, gateway: str, model: Model, seed: int, stale: StalenessLog) -> None:
         self._gateway = gateway
         self._model = model
         self._seed = seed
+        self._stale = stale
         self._stop = threading.Event()
         self._seen: dict[str, int] = {}
         self._threads = [
@@ -41,7 +42,6 @@ class Prober:
             for name, ask in (("plain", self._plain), ("judge", self._judge))
         ]
         self._whole_at = self._answered_at = time.monotonic()
-        self._stalest: tuple[int, str] | None = None
         self.drift: Counter[str] = Counter()
         self.counts: Counter[str] = Counter()
         self.findings: list[str] = []
@@ -61,6 +61,7 @@ class Prober:
         self._stop.set()
         for thread in self._threads:
             thread.join(2 * _TIMEOUT_S)
+        self._stale.finish()
 
     def _run(self, name: str, ask: Callable[[httpx.Client, random.Random], None]) -> None:
         source = random.Random(f"{name} {self._seed}")
@@ -80,10 +81,10 @@ class Prober:
         now = time.monotonic()
         if answer is not None:
             self._answered_at = now
-            self._staleness(answer["freshness"])
+            self._staleness(client, answer["freshness"]["shards"])
             self._duplicates(id, answer)
             if not answer["partial"]:
-                if now - self._whole_at > _SPELL_S:
+                if now - self._whole_at > SPELL_S:
                     self._spell(f"no whole answer for {now - self._whole_at:.1f} s")
                 self._whole_at = now
                 self._went_back(id, answer)
@@ -133,17 +134,11 @@ class Prober:
                 self.counts["went back"] += offset < self._seen.get(id, -1)
                 self._seen[id] = max(offset, self._seen.get(id, -1))
 
-    def _staleness(self, freshness: dict[str, Any]) -> None:
-        """Remember the largest of each spell, with its shard."""
-        shards = {name: shard["staleness_ms"] or 0 for name, shard in freshness["shards"].items()}
-        oldest = max(shards, key=lambda name: shards[name])
-        self.longest_staleness_ms = max(self.longest_staleness_ms, shards[oldest])
-        if shards[oldest] > _SPELL_S * 1000:
-            if self._stalest is None or shards[oldest] > self._stalest[0]:
-                self._stalest = shards[oldest], f"shard {oldest} was up to {shards[oldest] / 1000:.1f} s stale"
-        elif self._stalest is not None:
-            self._spell(self._stalest[1])
-            self._stalest = None
+    def _staleness(self, client: httpx.Client, shards: dict[str, Any]) -> None:
+        stalest_ms = max(shard["staleness_ms"] or 0 for shard in shards.values())
+        self.longest_staleness_ms = max(self.longest_staleness_ms, stalest_ms)
+        for words in self._stale.see(client, shards):
+            self._spell(words)
 
     def _spell(self, words: str) -> None:
         self.spells.append(f"{time.strftime('%H:%M:%S')} over: {words}")

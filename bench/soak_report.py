@@ -18,6 +18,8 @@ _MUST_NOT_BE = {
     "rebuilt": _OF_A_REPLICA,
     "dead letters": ("lost", "wrong"),
     "log": ("unlogged",),
+    "audits while it ran": ("drift", "failed", "hung"),
+    "final audit": ("drift", "failed", "hung", "incomplete"),
 }
 
 
@@ -52,6 +54,10 @@ def fill(
                 ("longest staleness that an answer told, s", figures["longest_staleness_ms"] / 1000),
                 ("caught up after the last fault within, s", figures.get("caught_up_after_s", "not")),
                 ("rebuilt and caught up within, s", figures.get("rebuilt_after_s", "not")),
+                ("`headrace audit` beside the faults, runs", sum(figures["audits"].values())),
+                ("… with drift", figures["audits"].get("drift", 0)),
+                ("… ended by a fault with status 2", figures["audits"].get("ended by a fault", 0)),
+                ("`headrace audit` in the end", figures.get("final_audit", "not")),
                 ("roles that ended by themselves", len(figures["ended_by_themselves"])),
                 ("roles killed 30 s after SIGTERM", len(figures["killed_after_sigterm"])),
                 ("other status than 0 after SIGTERM", len(figures["ended_with_an_error_after_sigterm"])),
