@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import base64
 import sqlite3
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import count
+from types import MappingProxyType
 
 import orjson
 
@@ -37,12 +39,14 @@ class Outbox:
     def __init__(self, writer: sqlite3.Connection, readers: Readers) -> None:
         self._writer = writer
         self._readers = readers
-        self._repairs = frozenset(row[0] for row in self._writer.execute("SELECT doc FROM repairs"))
+        self._serials = count()
+        rows = self._writer.execute("SELECT doc FROM repairs")
+        self._repairs = MappingProxyType({row[0]: next(self._serials) for row in rows})
         self._has_rejected = self._any_rejected()
 
     @property
-    def repairs(self) -> frozenset[int]:
-        """Rows of documents to be written again."""
+    def repairs(self) -> Mapping[int, int]:
+        """Rows of documents to be written again, each with a number that no earlier repair of it has had."""
         return self._repairs
 
     @contextmanager
@@ -59,13 +63,14 @@ class Outbox:
         """An older record of the document was read."""
         if doc not in self._repairs:
             self._writer.execute("INSERT INTO repairs VALUES (?)", (doc,))
-            self._repairs |= {doc}
+            self._repairs = MappingProxyType({**self._repairs, doc: next(self._serials)})
 
     def repaired(self, doc: int) -> None:
         """The last record in the topic says what is held."""
         if doc in self._repairs:
             self._writer.execute("DELETE FROM repairs WHERE doc = ?", (doc,))
-            self._repairs -= {doc}
+            left = {other: serial for other, serial in self._repairs.items() if other != doc}
+            self._repairs = MappingProxyType(left)
 
     def reject(self, event: Event, error: InvalidVectorRecord) -> None:
         """Keep a record that could not be applied."""

@@ -42,7 +42,7 @@ class WriteBack:
         self._producer = producer
         self._metrics = metrics
         self._clock = clock
-        self._due: dict[tuple[int, int], float] = {}  # partition and row of a document: when it is written
+        self._due: dict[tuple[int, int, int], float] = {}  # partition, row of a document, its repair: when it is due
 
     def run(self, shard: Shard) -> list[int]:
         """Write what the shard owes, and wait until Kafka has it.
@@ -73,13 +73,13 @@ class WriteBack:
 
     def _due_now(self, shard: Shard) -> list[int]:
         """Those that were there the last time as well: while a shard reads on, most are repaired by what follows."""
-        owed = {(shard.partition, doc) for doc in shard.outbox.repairs}
+        owed = {(shard.partition, doc, serial) for doc, serial in shard.outbox.repairs.items()}
         for key in [key for key in self._due if key[0] == shard.partition and key not in owed]:
             del self._due[key]
         now = self._clock()
         due = [key for key in sorted(owed) if self._due.setdefault(key, now) < now][:_MOST_RECORDS]
         self._due |= dict.fromkeys(due, now + _AGAIN_S)
-        return [doc for _, doc in due]
+        return [doc for _, doc, _ in due]
 
     def _repair(self, shard: Shard, doc: int) -> Record | None:
         try:

@@ -105,6 +105,19 @@ def test_a_shard_built_from_the_compacted_topic_is_the_one_that_lives(parts: Par
     assert parts.metrics.registry.get_sample_value("headrace_index_repairs_total") == 1
 
 
+def test_what_was_just_repaired_and_is_covered_again_does_not_wait_as_if_its_repair_were_under_way(
+    parts: Parts,
+) -> None:
+    """A version that is known no more, in one change after another: a shard that is rebuilt meanwhile lacks it."""
+    parts.read(document(0, "a", unit(1), source_offset=3, version=7), document(0, "a", unit(1), source_offset=4))
+    assert parts.rounds() == 1
+    parts.read(document(0, "a", unit(0, 1), source_offset=5))
+    assert parts.rounds() == 1
+    rebuilt = parts.rebuilt()
+    assert what(rebuilt, "a") == what(parts.shard, "a")
+    rebuilt.close()
+
+
 def test_a_repair_outlives_the_process(parts: Parts) -> None:
     parts.read(document(0, "a", unit(1), source_offset=9), document(0, "a", unit(0, 1), source_offset=3))
     parts.shard.close()
