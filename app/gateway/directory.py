@@ -59,14 +59,15 @@ class Directory:
         return max((worker.partitions for worker in self.workers.values()), default=0)
 
     def owners(self, partition: int) -> list[Worker]:
-        """The workers that have a shard, the best to ask first: answering, ready, least stale."""
+        """The workers that have a shard, the best to ask first: answering, ready, least stale in rows and words."""
         owners = [worker for worker in self.workers.values() if partition in worker.shards]
 
         def preference(worker: Worker) -> tuple[bool, int, int]:
             shard = worker.shards[partition]
             state = shard["state"]
             rank = _PREFERRED.index(state) if state in _PREFERRED else len(_PREFERRED)
-            return worker.missed > 0, rank, -(shard["as_of_ms"] or 0)
+            as_of_ms = min(shard["as_of_ms"] or 0, shard.get("words_as_of_ms", shard["as_of_ms"]) or 0)
+            return worker.missed > 0, rank, -as_of_ms
 
         return sorted(owners, key=preference)
 

@@ -15,7 +15,8 @@ class ShardStatus:
     """Times in ms since the epoch; None where nothing was applied, measured or written yet.
 
     state: loading (no answers yet), catching up, ready. buffered: chunks scanned exactly. graph_dead_ratio: share of
-    its points that are deleted. memory_bytes: an estimate, by part.
+    its points that are deleted. words_as_of_ms: of the keyword index, which follows the rows: usually tens of
+    milliseconds behind, seconds after many records at once. memory_bytes: an estimate, by part.
     """
 
     partition: int
@@ -26,6 +27,7 @@ class ShardStatus:
     graph_dead_ratio: float
     applied_offset: int | None
     as_of_ms: int | None
+    words_as_of_ms: int | None
     next_offset: int | None
     fingerprint: str | None
     ef_search: int | None
@@ -61,6 +63,7 @@ def shard_status(
         graph_dead_ratio=index.dead_ratio if index else 0.0,
         applied_offset=progress.through if progress.through >= 0 else None,
         as_of_ms=progress.as_of_ms,
+        words_as_of_ms=keywords.view.progress.as_of_ms,
         next_offset=progress.next_offset,
         fingerprint=progress.fingerprint,
         ef_search=generation.graph.ef_search if generation else None,

@@ -139,6 +139,16 @@ async def test_of_two_replicas_the_fresher_ready_one_is_asked() -> None:
         assert [len(worker.asked) for worker in workers] == [0, 1, 0]
 
 
+async def test_a_replica_whose_words_lag_behind_its_rows_is_asked_after_one_that_is_fresh_in_both() -> None:
+    lagging, fresh = FakeWorker(1, 0, replica="a"), FakeWorker(1, 0, replica="b")
+    now = now_ms()
+    lagging.told[0] = {"as_of_ms": now, "words_as_of_ms": now - 13_000}
+    fresh.told[0] = {"as_of_ms": now - 800, "words_as_of_ms": now - 850}
+    async with gateway(lagging, fresh) as served:
+        await served.search()
+    assert (len(lagging.asked), len(fresh.asked)) == (0, 1)
+
+
 async def test_a_replica_that_is_catching_up_is_asked_before_one_that_is_loading() -> None:
     loading, behind = FakeWorker(1, 0, replica="0"), FakeWorker(1, 0, replica="1")
     loading.states[0], behind.states[0] = "loading", "catching up"

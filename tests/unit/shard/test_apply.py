@@ -142,6 +142,9 @@ def test_a_watermark_moves_freshness_and_never_backwards(shard: Shard) -> None:
     assert (shard.status().applied_offset, shard.status().as_of_ms) == (9, 700)
     shard.apply([watermark(3, 10, as_of_ms=600)])
     assert (shard.status().applied_offset, shard.status().as_of_ms) == (10, 700)
+    assert shard.status().words_as_of_ms is None, "what the keyword index shows is told by itself"
+    shard.refresh_keywords()
+    assert shard.status().words_as_of_ms == 700
 
 
 def test_a_shard_is_ready_once_it_has_come_as_far_as_the_topic_went(shard: Shard) -> None:
