@@ -22,6 +22,12 @@ from app.settings import Settings, load_settings
 from schemas.errors import GroupActive
 
 _PLACE = re.compile(r"(\d+):(\d+)")
+_INDEX = (
+    "an index worker does not go by the offsets of its group: the file of each shard holds its place, with the rows. "
+    "To have a shard read its whole topic again, stop its index worker, remove {folder}/shard-<partition>.sqlite with "
+    "its -wal and -shm, and start it; another replica answers meanwhile. To mend single documents: `headrace audit "
+    "--repair`. Nothing was changed"
+)
 
 
 def _places(ctx: click.Context, param: click.Parameter, value: str | None) -> dict[int, int] | None:  # noqa: ARG001
@@ -38,17 +44,23 @@ def _places(ctx: click.Context, param: click.Parameter, value: str | None) -> di
 @click.option("--to-offset", callback=_places, metavar="P:O[,P:O…]", help="By partition, the first to be read again.")
 @click.option("--to-time", callback=moment, metavar=METAVAR, help="What came then or later: RFC 3339, or 2h for ago.")
 @click.option("--all", "all_", is_flag=True, help="Everything that the changes topic holds.")
+@click.option("--index", is_flag=True, help="Only say how a shard of the index is made to read again.")
 @click.option("--yes", is_flag=True, help="Do it; without this it is only said what would be done.")
 @setting_flags("brokers", "collection", "redis_url")
-def rewind(to_offset: dict[int, int] | None, to_time: int | None, all_: bool, yes: bool, **flags: Any) -> None:
+def rewind(
+    to_offset: dict[int, int] | None, to_time: int | None, all_: bool, index: bool, yes: bool, **flags: Any
+) -> None:
     """Have the embed workers read events again: after a mended model, or for documents that an index lacks.
 
     A dry run unless --yes is given. Stop the embed workers first. What Redis remembers as applied in these partitions
     is forgotten; cached vectors stay, so what has not changed costs little. The index keeps what is newer.
     """
+    settings = load_settings(**flags)
+    if index:
+        folder = settings.data_dir / settings.collection / f"replica-{settings.replica}"
+        raise click.UsageError(_INDEX.format(folder=folder))
     if sum((to_offset is not None, to_time is not None, all_)) != 1:
         raise click.UsageError("give one of --to-offset, --to-time and --all")
-    settings = load_settings(**flags)
     offsets = GroupOffsets.of(settings, settings.embed_group)
     with TopicReader(settings, "headrace-rewind") as reader:
         spans = reader.spans(settings.changes_topic)
