@@ -7,8 +7,10 @@ import threading
 from collections.abc import Iterator
 from itertools import islice
 
+import orjson
 import pytest
 
+from bench.soak_auditor import judged
 from bench.soak_faults import FAULTS, fault_plan
 from bench.soak_links import Links
 from bench.soak_load import Garbage, Workload, id_of, number_of
@@ -170,3 +172,18 @@ def _ended(client: socket.socket) -> bool:
         return client.recv(10) == b""
     except ConnectionError:
         return True
+
+
+def report(status: str, *counts: str, problems: tuple[str, ...] = ()) -> bytes:
+    return orjson.dumps({"status": status, "counts": counts, "problems": problems, "examples": []})
+
+
+def test_an_audit_is_clean_drift_or_ended_by_a_fault_and_anything_else_is_a_failure_of_its_own() -> None:
+    assert judged(0, report("clean"), "").clean
+    assert list(judged(1, report("drift", "missing"), "").wrong) == ["drift"]
+    away = judged(2, report("incomplete", problems=("shard 1 is behind",)), "")
+    assert (away.clean, away.incomplete, away.wrong) == (False, "shard 1 is behind", {})
+    assert judged(2, b"", "headrace: no Kafka\n").incomplete == "headrace: no Kafka"
+    assert list(judged(2, report("incomplete", "ghost", problems=("shard 1",)), "").wrong) == ["drift"]
+    assert list(judged(1, b"", "Traceback\nKeyError: 3\n").wrong) == ["failed"]
+    assert list(judged(0, b"", "").wrong) == ["failed"]
