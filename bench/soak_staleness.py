@@ -18,7 +18,7 @@ _ROWS = ("replica", "worker", "state", "paused", "applied_offset", "staleness_ms
 class Stale:
     """One spell of stale answers of a shard, as it was when they were stalest.
 
-    at_s: since the start. seconds: how long it was seen. answered: the owner that was as stale as the answer.
+    at_s: since the start. seconds: how long it was seen. answered: the owner with the nearest staleness.
     owners: of every replica, the preferred one first. faults: of the last half minute, with their age.
     """
 
