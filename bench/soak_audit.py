@@ -14,7 +14,8 @@ from bench.soak_load import number_of, word_of
 from bench.soak_model import State, Truth, read_partition
 
 _CAUGHT_UP_WITHIN_S = 180.0
-_WORDS_MS = 5000
+_WORDS_MS = 30_000  # of a machine with ten things to do for each core
+_ANSWER_S = 40.0
 _MOST_KEPT = 100
 
 
@@ -126,7 +127,7 @@ def _check_search(http: httpx.Client, url: str, truth: Truth, id: str, replica: 
     body = {"mode": "keyword", "query": word_of(number_of(id)), "vector": None, "fingerprint": None, "k": 5}
     body |= {"filter": None, "max_staleness_ms": None, "timeout_ms": _WORDS_MS, "shards": [partition]}
     body |= {"min_offsets": {str(partition): truth.ends[partition] - 1}}  # words come a little after rows
-    answer = http.post(f"{url}/shards/search", json=body).json()["shards"][str(partition)]
+    answer = http.post(f"{url}/shards/search", json=body, timeout=_ANSWER_S).json()["shards"][str(partition)]
     hits = [hit["id"] for hit in answer["hits"]] if "hits" in answer else [answer["error"]]
     times = hits.count(id)
     if times > 1:
