@@ -38,6 +38,12 @@ class Role:
         self._process: subprocess.Popen[bytes] | None = None
 
     @property
+    def pid(self) -> int:
+        """Of its last process."""
+        assert self._process is not None
+        return self._process.pid
+
+    @property
     def status(self) -> int | None:
         """Exit status of its last process; None while that runs, or before the first."""
         return self._process.poll() if self._process is not None else None

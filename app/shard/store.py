@@ -29,10 +29,15 @@ log = logging.getLogger("headrace.shard")
 
 FORMAT = 2
 _LOCK_WAIT_S = 10.0
-_DISK_ERRORS = (
-    *(sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR, sqlite3.SQLITE_CANTOPEN),
-    *(sqlite3.SQLITE_READONLY, sqlite3.SQLITE_BUSY, sqlite3.SQLITE_NOMEM),
-)
+_REFUSES = "its disk refuses it: is it read-only, at a quota or a limit of size, or failing (dmesg)?"
+# what the disk does to a file that is whole → what people can do
+_DISK_ERRORS = {
+    sqlite3.SQLITE_FULL: "make room on its disk",
+    **dict.fromkeys((sqlite3.SQLITE_IOERR, sqlite3.SQLITE_READONLY), _REFUSES),
+    **dict.fromkeys((sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_PERM), _REFUSES),
+    sqlite3.SQLITE_BUSY: "another process holds it, as a backup may: let it end",
+    sqlite3.SQLITE_NOMEM: "too little memory is left",
+}
 DAMAGE = (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB)
 
 _SCHEMA = """
@@ -151,17 +156,23 @@ class ShardStore:
         """Open or create the file. dtype: of the vectors, float16 or float32.
 
         A file of another epoch or dtype, or away longer than tombstones live, is set aside. Raises ShardCorrupt if
-        another process holds the file.
+        another process holds the file, StorageFull if the disk refuses.
         """
         self.path = path
         self.dtype = np.dtype(dtype)
         path.parent.mkdir(parents=True, exist_ok=True)
         self._lock_file = _locked(path.with_suffix(".lock"))
         self._readers = Readers(lambda: _connect(path))
-        self.writer = self._open({"format": FORMAT, "epoch": epoch, "dtype": dtype}, tombstone_retention_ms)
-        self.writer.executescript(_FOR_OTHERS)
+        try:
+            self.writer = self._open({"format": FORMAT, "epoch": epoch, "dtype": dtype}, tombstone_retention_ms)
+            self.writer.executescript(_FOR_OTHERS)
+            stored = dict(self.writer.execute("SELECT name, value FROM meta"))
+        except BaseException as error:
+            self._lock_file.close()
+            if isinstance(error, sqlite3.DatabaseError):
+                raise self.translated(error) from error
+            raise
         self.outbox = Outbox(self.writer, self._readers)
-        stored = dict(self.writer.execute("SELECT name, value FROM meta"))
         self.progress = progress_of(stored)
         self.file_id: str = stored["file_id"]
         self.committed_offset = self.progress.next_offset or 0
@@ -260,10 +271,10 @@ class ShardStore:
 
     def translated(self, error: sqlite3.DatabaseError) -> Exception:
         """What the caller should make of an error of SQLite. A damaged file is set aside for the next start."""
-        code = getattr(error, "sqlite_errorcode", sqlite3.SQLITE_ERROR) & 0xFF
-        if code in _DISK_ERRORS:
-            return StorageFull(f"{self.path} cannot be written ({error}): make room on its disk")
-        if code not in DAMAGE:
+        refused = _refused(self.path, error)
+        if refused is not None:
+            return refused
+        if _code(error) not in DAMAGE:
             return error
         set_aside(self.path, f"is damaged ({error})")
         return ShardCorrupt(
@@ -350,6 +361,16 @@ def _connect(path: Path) -> sqlite3.Connection:
     return connection
 
 
+def _code(error: sqlite3.DatabaseError) -> int:
+    return getattr(error, "sqlite_errorcode", sqlite3.SQLITE_ERROR) & 0xFF
+
+
+def _refused(path: Path, error: sqlite3.DatabaseError) -> StorageFull | None:
+    """Where the disk is to blame and not the file."""
+    advice = _DISK_ERRORS.get(_code(error))
+    return None if advice is None else StorageFull(f"{path} cannot be written or read ({error}): {advice}")
+
+
 def _unusable(path: Path, kind: dict[str, str | int], tombstone_retention_ms: int) -> str | None:
     """Why the file cannot be continued, or None."""
     try:
@@ -357,6 +378,9 @@ def _unusable(path: Path, kind: dict[str, str | int], tombstone_retention_ms: in
             meta = dict(connection.execute("SELECT name, value FROM meta"))
             connection.execute(_LAST_LABEL).fetchone()
     except sqlite3.DatabaseError as error:
+        refused = _refused(path, error)
+        if refused is not None:
+            raise refused from error
         return f"is not a shard file ({error})"
     if meta.get("format") != FORMAT:
         return f"has format {meta.get('format')}, this program writes {FORMAT}"
