@@ -30,6 +30,7 @@ from app.kafka.lease import GroupLease
 from app.kafka.watch import KafkaWatch
 from app.redis_link import RedisLink
 from app.settings import Settings
+from consumers.unreadable import UnreadableRecords
 from schemas.errors import Fatal, HeadraceError
 
 log = logging.getLogger("headrace.worker")
@@ -45,6 +46,7 @@ class _ConsumerThread(driver.AIOKafkaConsumerThread):  # type: ignore[misc]
     async def on_start(self) -> None:
         """Let every heartbeat that the group answers renew the lease; the first one goes out at once after joining."""
         await super().on_start()
+        self.consumer.unreadable.attach(self._consumer)
         coordinator, lease = self._consumer._coordinator, self.consumer.lease
         heartbeat, rejoin = coordinator._do_heartbeat, coordinator._do_rejoin_group
 
@@ -74,13 +76,14 @@ class _ConsumerThread(driver.AIOKafkaConsumerThread):  # type: ignore[misc]
 class WorkerConsumer(driver.Consumer):  # type: ignore[misc]
     """Faust's consumer with a shorter long poll; remembers where reading started.
 
-    lease: how long its partitions are surely its own.
+    lease: how long its partitions are surely its own. unreadable: those of them that Kafka cannot give.
     """
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self.start_offsets: dict[int, int] = {}
         self.lease = GroupLease(self.app.conf.broker_session_timeout)
+        self.unreadable = UnreadableRecords()
 
     def _new_consumer_thread(self) -> _ConsumerThread:
         return _ConsumerThread(self, loop=self.loop, beacon=self.beacon)
@@ -243,8 +246,11 @@ async def run_app(
 ) -> None:
     """Run the app and `work` beside it until `stop` is set or one of them fails; then `drain`, if nothing failed.
 
+    From here on SIGTERM and SIGINT set `stop`; before, the process holds nothing and simply ends (app.cli).
     Raises what failed. The app is stopped under a deadline; Faust sometimes hangs there, then the process exits.
     """
+    for name in (signal.SIGTERM, signal.SIGINT):
+        asyncio.get_running_loop().add_signal_handler(name, stop.set)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         app.finalize()
@@ -286,14 +292,10 @@ async def _stop(app: faust.App, tasks: set[asyncio.Task[Any]], *, asked: bool) -
 
 
 def run_worker(main: Callable[[asyncio.Event], Awaitable[None]]) -> None:
-    """Run a worker's coroutine until SIGTERM or SIGINT. Errors of ours pass; others are logged and exit with 1."""
+    """Run a worker's coroutine, which `run_app` ends. Errors of ours pass; others are logged and exit with 1."""
 
     async def supervised() -> None:
-        stop = asyncio.Event()
-        loop = asyncio.get_running_loop()
-        for name in (signal.SIGTERM, signal.SIGINT):
-            loop.add_signal_handler(name, stop.set)
-        await main(stop)
+        await main(asyncio.Event())
 
     try:
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:

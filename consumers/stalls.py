@@ -39,7 +39,13 @@ class StallWatch:
         self._idle = idle
         self._clock = clock
         self._still: dict[Any, tuple[int, float]] = {}  # by partition: where reading stands, and since when
-        self.trouble: str | None = None
+        self._trouble: str | None = None
+
+    @property
+    def trouble(self) -> str | None:
+        """For /readyz: what cannot be read, or is not read."""
+        consumer = self._app._consumer  # `consumer` would make one, in the wrong loop
+        return (None if consumer is None else consumer.unreadable.trouble) or self._trouble
 
     async def run(self) -> None:
         """Look every few seconds. Raises Stalled."""
@@ -51,10 +57,10 @@ class StallWatch:
         """Raises Stalled if nothing has been read for too long though there is something."""
         app = self._app
         if self._kafka.trouble is not None or not app.started or app.rebalancing or not self._idle():
-            self._still, self.trouble = {}, None
+            self._still, self._trouble = {}, None
             return
         consumer = app.consumer
-        assigned = list(consumer.assignment())
+        assigned = [tp for tp in consumer.assignment() if tp not in consumer.unreadable.partitions]
         try:
             ends = await consumer.highwaters(*assigned) if assigned else {}
             places = {tp: await consumer.position(tp) for tp in assigned}
@@ -67,15 +73,15 @@ class StallWatch:
             tp: self._still[tp] if self._still.get(tp, (None, 0.0))[0] == place else (place, now)
             for tp, place in behind.items()
         }
-        self.trouble = None
+        self._trouble = None
         if not self._still:
             return
         tp, (place, since) = min(self._still.items(), key=lambda item: item[1][1])
         if now - since < self._limit_s * TROUBLE_SHARE:
             return
-        self.trouble = (
+        self._trouble = (
             f"partition {tp.partition} of {tp.topic} has records up to {ends[tp]}, "
             f"reading stands at {place} for {now - since:.0f} s"
         )
         if now - since >= self._limit_s:
-            raise Stalled(f"{self.trouble}: ending, to be started again")
+            raise Stalled(f"{self._trouble}: ending, to be started again")

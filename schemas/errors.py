@@ -17,6 +17,7 @@ HeadraceError
 │   ├── ServiceMissing         a service was not there at the start
 │   ├── TopicsWrong            topics are missing or have other settings than they need
 │   ├── GroupActive            a consumer group has members that must stop first
+│   ├── RecordUnreadable       what Kafka holds is damaged: mend it there, or give it up
 │   ├── RecordRefused          Kafka refuses a record as too large: stop rather than lose it
 │   ├── ModelMissing           the model cannot be found or loaded
 │   ├── ModelDisagrees         what was asked for gives other vectors than the reference
@@ -135,6 +136,18 @@ class GroupActive(Fatal):
         )
         self.group = group
         self.members = members
+
+
+class RecordUnreadable(Fatal):
+    """Kafka holds a record that is not as it was written; nothing is read beyond it. partition: of the topic."""
+
+    def __init__(self, topic: str, partition: int, reason: str) -> None:
+        super().__init__(
+            f"partition {partition} of {topic} cannot be read on: {reason}. Let another replica of the partition lead, "
+            "or give the record up as docs/faults.md says"
+        )
+        self.topic = topic
+        self.partition = partition
 
 
 class RecordRefused(Fatal):

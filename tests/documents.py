@@ -119,10 +119,9 @@ def records(stack: Stack, topic: str) -> Iterator[Message]:
     )
     try:
         for partition in consumer.list_topics(topic, timeout=10).topics[topic].partitions:
-            place = TopicPartition(topic, partition, 0)
-            _, end = consumer.get_watermark_offsets(place, timeout=10)
-            consumer.assign([place])
-            reached, deadline = 0, time.monotonic() + 30
+            first, end = consumer.get_watermark_offsets(TopicPartition(topic, partition), timeout=10)
+            consumer.assign([TopicPartition(topic, partition, first)])
+            reached, deadline = first, time.monotonic() + 30
             while reached < end:
                 assert time.monotonic() < deadline
                 for message in consumer.consume(500, timeout=0.05):

@@ -11,7 +11,7 @@ from confluent_kafka import Consumer, KafkaError, KafkaException, Message, Topic
 from app.event import Event
 from app.kafka.config import librdkafka_config
 from app.settings import Settings
-from schemas.errors import BrokerUnavailable, ServiceMissing, TopicsWrong
+from schemas.errors import BrokerUnavailable, RecordUnreadable, ServiceMissing, TopicsWrong
 
 TIMEOUT_S = 10.0
 SILENCE_S = 30.0  # as long as librdkafka takes to find a new leader, with room
@@ -19,6 +19,7 @@ PREFETCH_KB = 32 * 1024
 _BATCH = 500
 _POLL_S = 0.2  # how soon a Ctrl-C is seen
 _LARGEST_ANSWER_BYTES = 2**31 - 1  # as much as librdkafka allows
+_DAMAGED = (KafkaError._BAD_MSG, KafkaError._BAD_COMPRESSION, KafkaError._NOT_IMPLEMENTED, KafkaError.INVALID_MSG)
 
 Span = tuple[int, int]  # first offset, and the one after the last
 Advance = Callable[[int], None]
@@ -41,6 +42,7 @@ class TopicReader:
                 "group.id": client_id,  # librdkafka wants one; without subscribing or committing Kafka never sees it
                 "enable.auto.commit": False,
                 "auto.offset.reset": "earliest",
+                "check.crcs": True,  # by default a damaged record is taken for what was written
                 "enable.partition.eof": True,  # the last offsets may be gone by compaction, or hold no record
                 "fetch.wait.max.ms": 50,
                 "queued.max.messages.kbytes": prefetch_kb,
@@ -67,7 +69,7 @@ class TopicReader:
     def read(self, topic: str, spans: Mapping[int, Span], advance: Advance | None = None) -> Iterator[Event]:
         """The records of the spans, in offset order per partition; then it ends, whatever has come since.
 
-        advance: told how many offsets have been passed.
+        advance: told how many offsets have been passed. Raises RecordUnreadable.
         """
         position = {partition: first for partition, (first, end) in spans.items() if first < end}
         begun = [TopicPartition(topic, partition, first) for partition, first in position.items()]
@@ -133,6 +135,8 @@ class TopicReader:
         advance: Advance | None,
     ) -> Iterator[Event]:
         error, partition, offset = message.error(), message.partition(), message.offset()
+        if error is not None and error.code() in _DAMAGED:
+            raise RecordUnreadable(topic, partition, error.str())
         if error is not None and error.code() != KafkaError._PARTITION_EOF:
             raise BrokerUnavailable(f"{topic}: {error.str()}")
         if partition not in position:

@@ -8,6 +8,7 @@ from types import SimpleNamespace
 from typing import Any, NamedTuple
 
 from app.event import Event
+from consumers.unreadable import UnreadableRecords
 
 
 class TP(NamedTuple):
@@ -31,6 +32,7 @@ class FakeConsumer:
         self.end = dict.fromkeys(partitions, 0)
         self.commits = 0
         self.lease = SimpleNamespace(holds=True)
+        self.unreadable = UnreadableRecords()
 
     def assignment(self) -> set[TP]:
         return {TP(partition) for partition in self.partitions}

@@ -20,6 +20,7 @@ class Consumer:
     def __init__(self) -> None:
         self.ends = {TP("t", 0): 10, TP("t", 1): 5}
         self.places = {TP("t", 0): 10, TP("t", 1): 5}
+        self.unreadable: Any = SimpleNamespace(trouble=None, partitions=frozenset())
 
     def assignment(self) -> set[TP]:
         return set(self.ends)
@@ -34,7 +35,9 @@ class Consumer:
 class Parts:
     def __init__(self) -> None:
         self.consumer = Consumer()
-        self.app: Any = SimpleNamespace(started=True, rebalancing=False, consumer=self.consumer)
+        self.app: Any = SimpleNamespace(
+            started=True, rebalancing=False, consumer=self.consumer, _consumer=self.consumer
+        )
         self.kafka: Any = SimpleNamespace(trouble=None)
         self.idle, self.now = True, 0.0
         self.watch = StallWatch(self.app, self.kafka, 100, lambda: self.idle, lambda: self.now)
@@ -75,3 +78,13 @@ async def test_an_excuse_begins_the_clock_anew(excuse: str) -> None:
     parts.idle, parts.app.rebalancing, parts.kafka.trouble = True, False, None
     assert await parts.after(1) is None
     assert await parts.after(24) is None
+
+
+async def test_a_partition_that_kafka_cannot_give_is_told_at_once_and_no_reason_to_end() -> None:
+    parts = Parts()
+    parts.consumer.ends[TP("t", 1)] = 7
+    parts.consumer.unreadable = SimpleNamespace(trouble="it is damaged", partitions=frozenset({TP("t", 1)}))
+    assert await parts.after(0) == "it is damaged"
+    assert await parts.after(1000) == "it is damaged"
+    parts.consumer.unreadable = SimpleNamespace(trouble=None, partitions=frozenset())
+    assert await parts.after(0) is None
