@@ -35,6 +35,8 @@ Point = Literal[
     "index.snapshot_renamed",
     "index.repaired",
     "index.dead_lettered",
+    "index.searching",
+    "kafka.reported",
 ]
 POINTS: tuple[Point, ...] = get_args(Point)
 

@@ -11,7 +11,7 @@ from typing import Any
 import faust
 
 from app.kafka.watch import KafkaWatch
-from app.watchdog import TROUBLE_SHARE
+from app.watchdog import TROUBLE_SHARE, Watchdog
 from schemas.errors import Stalled
 
 log = logging.getLogger("headrace.worker")
@@ -32,12 +32,14 @@ class StallWatch:
         limit_s: float,
         idle: Callable[[], bool],
         clock: Callable[[], float] = time.monotonic,
+        watchdog: Watchdog | None = None,
     ) -> None:
         self._app = app
         self._kafka = kafka
         self._limit_s = limit_s
         self._idle = idle
         self._clock = clock
+        self._watchdog = watchdog or Watchdog(0)
         self._still: dict[Any, tuple[int, float]] = {}  # by partition: where reading stands, and since when
         self._trouble: str | None = None
 
@@ -51,7 +53,8 @@ class StallWatch:
         """Look every few seconds. Raises Stalled."""
         while self._limit_s:
             await asyncio.sleep(min(INTERVAL_S, self._limit_s / 4))
-            await self.look()
+            with self._watchdog.watch("asking where reading stands", excuse=lambda: self._kafka.trouble):
+                await self.look()
 
     async def look(self) -> None:
         """Raises Stalled if nothing has been read for too long though there is something."""

@@ -17,6 +17,7 @@ from app.order import DocumentOrder
 from app.settings import Settings
 from app.shard.shard import Shard
 from app.shard.shards import Shards
+from app.watchdog import Watchdog
 from schemas.errors import InvalidVectorRecord
 from schemas.headers import decode_headers
 
@@ -25,6 +26,7 @@ log = logging.getLogger("headrace.audit")
 SLICE_RECORDS = 200
 _MOST_KNOWN = 1000  # drifted documents of a shard that are looked at again in every round
 _KAFKA_S = 5.0
+_LEAST_S = 60.0  # of a shard: Kafka is given up after some silences
 _PREFETCH_KB = 1024  # the slice is all that is wanted
 _SECOND_LOOK_S = 1.0
 
@@ -35,10 +37,13 @@ class LightAudit:
     Content is not compared, and documents that the topic does not have are not found: that is `headrace audit`.
     """
 
-    def __init__(self, settings: Settings, shards: Shards, metrics: IndexMetrics) -> None:
+    def __init__(
+        self, settings: Settings, shards: Shards, metrics: IndexMetrics, watchdog: Watchdog | None = None
+    ) -> None:
         self._settings = settings
         self._shards = shards
         self._metrics = metrics
+        self._watchdog = watchdog or Watchdog(0)
         self._drifted: dict[int, dict[str, DocumentOrder]] = {}
         self._told: set[tuple[int, str]] = set()
         self._reader: TopicReader | None = None
@@ -69,6 +74,10 @@ class LightAudit:
                 log.debug("shard %d was not audited: %r", partition, error, exc_info=True)
 
     def _look(self, partition: int, shard: Shard) -> None:
+        with self._watchdog.watch(f"the light audit of shard {partition}", least_s=_LEAST_S):
+            self._compare(partition, shard)
+
+    def _compare(self, partition: int, shard: Shard) -> None:
         said = self._slice(partition, shard)
         wanted = said | self._drifted.get(partition, {})
         suspects = _missing(shard, wanted)

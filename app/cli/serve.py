@@ -23,7 +23,7 @@ from app.observe.metrics import GatewayMetrics
 from app.redis_link import RedisLink
 from app.registry import Registry
 from app.settings import Settings, load_settings
-from app.watchdog import Watchdog
+from app.watchdog import Watchdog, changing
 from schemas.errors import SettingsError
 
 log = logging.getLogger("headrace.gateway")
@@ -71,7 +71,8 @@ async def _run(settings: Settings) -> None:
         beating = asyncio.create_task(watchdog.beat())
         polling = asyncio.create_task(directory.run())
         stopping = asyncio.create_task(stop.wait())
-        done, _ = await asyncio.wait({polling, stopping}, return_when=asyncio.FIRST_COMPLETED)
+        with watchdog.watch("asking the index workers", excuse=changing(lambda: directory.rounds)):
+            done, _ = await asyncio.wait({polling, stopping}, return_when=asyncio.FIRST_COMPLETED)
         polling.cancel()
         beating.cancel()
         watchdog.stop()

@@ -14,6 +14,7 @@ from app.model.embedder import Embedder
 from app.observe.metrics import EmbedMetrics
 from app.redis_link import RedisLink
 from app.registry import Registry
+from app.watchdog import Watchdog
 from schemas.document_change import utc
 
 _EVERY_S = 1.0
@@ -82,12 +83,13 @@ class EmbedStatus:
             "redis_failures": self._link.failures,
         }
 
-    async def announce(self, registry: Registry) -> None:
+    async def announce(self, registry: Registry, watchdog: Watchdog) -> None:
         """Tell Redis once a second, until cancelled. In other threads: neither the loop nor a batch waits for it."""
         try:
             while True:
                 self._sample()
-                await asyncio.to_thread(registry.announce, self.name, self.body())
+                with watchdog.watch("telling Redis of this worker"):
+                    await asyncio.to_thread(registry.announce, self.name, self.body())
                 await asyncio.sleep(_EVERY_S)
         finally:
             registry.withdraw(self.name)

@@ -52,6 +52,7 @@ class Directory:
         self._session = session
         self._refreshing: asyncio.Task[None] | None = None
         self.workers: dict[str, Worker] = {}
+        self.rounds = 0  # how often everybody was asked
 
     @property
     def partitions(self) -> int:
@@ -75,6 +76,7 @@ class Directory:
         """Refresh for ever."""
         while True:
             await self.refresh()
+            self.rounds += 1
             await asyncio.sleep(POLL_S)
 
     async def refresh(self) -> None:

@@ -16,6 +16,7 @@ from typing import Any
 
 from confluent_kafka import KafkaError, KafkaException, Message, Producer
 
+from app.crash import crash_point
 from app.kafka.config import librdkafka_config
 from app.settings import Settings
 from schemas.errors import BrokerUnavailable, Rejected, SettingsError
@@ -150,6 +151,7 @@ class RecordProducer:
     def _poll(self) -> None:
         while not self._closed.is_set():
             self._producer.poll(0.1)
+            crash_point("kafka.reported")
 
 
 class _Batch:

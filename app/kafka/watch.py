@@ -8,6 +8,7 @@ import logging
 from app.kafka.producer import RecordProducer
 from app.kafka.topics import CollectionTopics, TopicAdmin, collection_topics
 from app.settings import Settings
+from app.watchdog import Watchdog
 from schemas.errors import BrokerUnavailable, EpochChanged, TopicsWrong
 
 log = logging.getLogger("headrace.kafka")
@@ -15,16 +16,24 @@ log = logging.getLogger("headrace.kafka")
 INTERVAL_S = 2.0
 TIMEOUT_S = 3.0
 TOPICS_EVERY = 5  # times that Kafka is asked
+_LEAST_S = 60.0  # what both questions together may take where Kafka is away or slow
 
 
 class KafkaWatch:
     """trouble: None while Kafka answers and has the topics, else a sentence."""
 
-    def __init__(self, producer: RecordProducer, settings: Settings, topics: CollectionTopics) -> None:
+    def __init__(
+        self,
+        producer: RecordProducer,
+        settings: Settings,
+        topics: CollectionTopics,
+        watchdog: Watchdog | None = None,
+    ) -> None:
         """topics: as they were at the start."""
         self._producer = producer
         self._settings = settings
         self._topics = topics
+        self._watchdog = watchdog or Watchdog(0)
         self._admin = TopicAdmin(settings)
         self.trouble: str | None = None
 
@@ -33,8 +42,9 @@ class KafkaWatch:
         asked = 0
         while True:
             await asyncio.sleep(INTERVAL_S)
-            if await self._answers() and (self.trouble is not None or asked % TOPICS_EVERY == 0):
-                await self._check_topics()
+            with self._watchdog.watch("asking Kafka whether it answers", least_s=_LEAST_S):
+                if await self._answers() and (self.trouble is not None or asked % TOPICS_EVERY == 0):
+                    await self._check_topics()
             asked += 1
 
     async def _answers(self) -> bool:

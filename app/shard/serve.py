@@ -11,10 +11,11 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict
 from functools import partial
-from typing import Any
+from typing import Any, TypeVar
 
 from aiohttp import web
 
+from app.crash import crash_point
 from app.observe.http import body_of, error_response, json_response
 from app.observe.metrics import IndexMetrics
 from app.shard.held_rows import MOST_ROWS
@@ -23,7 +24,10 @@ from app.shard.question import ShardQuery, asked_id, asked_ids, asked_page, aske
 from app.shard.shard import Shard
 from app.shard.shards import Shards
 from app.shard.store import Progress, StoredDocument, now_ms
+from app.watchdog import Watchdog
 from schemas.errors import RequestError
+
+T = TypeVar("T")
 
 _SEARCH_THREADS = 2
 _MOVED = {"error": "is not owned by this worker", "status": 503}
@@ -40,12 +44,14 @@ class ShardServer:
         describe: Callable[[], dict[str, Any]],
         paused: Callable[[], str | None],
         metrics: IndexMetrics,
+        watchdog: Watchdog | None = None,
     ) -> None:
         self._shards = shards
         self._recent = recent
         self._describe = describe
         self._paused = paused
         self._metrics = metrics
+        self._watchdog = watchdog or Watchdog(0)
         self._threads = ThreadPoolExecutor(_SEARCH_THREADS, thread_name_prefix="search")
         self._audit_thread = ThreadPoolExecutor(1, thread_name_prefix="audit")  # searches do not wait for it
 
@@ -84,12 +90,13 @@ class ShardServer:
             document_id = asked_id(request.query)
         except RequestError as error:
             return error_response(error)
-        loop = asyncio.get_running_loop()
         shards = self._shards.open
         asked = list(shards)
         for partition, shard in shards.items():
             try:
-                found = await loop.run_in_executor(self._threads, shard.document, document_id)
+                found = await self._in(
+                    self._threads, f"reading a document of shard {partition}", partial(shard.document, document_id)
+                )
             except sqlite3.ProgrammingError:  # given away meanwhile: its next owner knows
                 asked.remove(partition)
                 continue
@@ -128,7 +135,7 @@ class ShardServer:
         except RequestError as error:
             return error_response(error)
         try:
-            held = await asyncio.get_running_loop().run_in_executor(self._audit_thread, read)
+            held = await self._in(self._audit_thread, f"reading rows of shard {shard.partition}", read)
         except sqlite3.ProgrammingError:  # given away meanwhile
             return json_response(_MOVED, 503)
         return json_response(held.encode())
@@ -148,9 +155,8 @@ class ShardServer:
                 late = {"error": "did not reach min_offsets or max_staleness_ms in time", "status": 504}
                 return late | _freshness(shard, query)
             freshness = _freshness(shard, query)  # before the search: the answer is at least this fresh
-            loop = asyncio.get_running_loop()
             ask = partial(shard.search, query.vector, query.k, query.parsed, query.fingerprint, query.text)
-            hits = await loop.run_in_executor(self._threads, partial(ask, probe=query.probe))
+            hits = await self._in(self._threads, f"a search of shard {partition}", partial(ask, probe=query.probe))
             answer = {"hits": [_hit_json(hit, partition) for hit in hits]} | freshness
             if query.parsed is not None and (unknown := shard.unknown_fields(query.parsed)):
                 answer |= {"unknown_fields": sorted(unknown), "known_fields": sorted(shard.field_names())}
@@ -159,6 +165,16 @@ class ShardServer:
             return {"error": str(error), "status": error.status}
         except sqlite3.ProgrammingError:  # closed while it was read
             return _MOVED
+
+    async def _in(self, threads: ThreadPoolExecutor, stage: str, read: Callable[[], T]) -> T:
+        """What `read` returns, in one of the threads; its time counts from when it gets one."""
+
+        def watched() -> T:
+            with self._watchdog.watch(stage):
+                crash_point("index.searching")
+                return read()
+
+        return await asyncio.get_running_loop().run_in_executor(threads, watched)
 
     async def _wait(self, query: ShardQuery, shard: Shard) -> bool:
         """Whether the shard has applied what the query asks for, in time."""

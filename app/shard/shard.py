@@ -153,6 +153,11 @@ class Shard:
         if self._index is not None:
             self._upkeep.run(self._index, self._snapshot_facts)
 
+    @property
+    def rebuild_progress(self) -> float:
+        """Of a rebuild of the graph, 0 to 1; 0 while there is none."""
+        return self._upkeep.rebuild_progress
+
     def search(
         self,
         vector: NDArray[np.float32] | None,

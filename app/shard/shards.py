@@ -9,12 +9,14 @@ import threading
 import time
 from collections.abc import Callable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import AbstractContextManager
 from pathlib import Path
 from types import MappingProxyType
 
 from app.settings import Settings
 from app.shard.memory import available_bytes
 from app.shard.shard import Shard
+from app.watchdog import Watchdog, changing
 
 log = logging.getLogger("headrace.shard")
 
@@ -25,23 +27,25 @@ _MAINTAIN_REST_S = 1.0
 _TROUBLE_S = 5.0
 _ROOM_S = 5.0
 _SMALL_BYTES = 4 * 2**20  # of a file: loaded in less time than it takes to tell that it is being loaded
+_LEAST_BYTES_PER_S = 2 * 2**20  # of a file that is loaded, or of a graph that is written; usual are 100 MB/s
 _MAINTAIN_NICE = 10  # queries and new records go first
 
 
 class Shards:
     """Opened and closed by the worker's loop; read by any thread through an immutable map."""
 
-    def __init__(self, settings: Settings, epoch: str) -> None:
+    def __init__(self, settings: Settings, epoch: str, watchdog: Watchdog | None = None) -> None:
         self._settings = settings
+        self._watchdog = watchdog or Watchdog(0)
         self._epoch = epoch
         self._open: Mapping[int, Shard] = MappingProxyType({})
         self._loading: dict[int, Future[None]] = {}
         self._loader = ThreadPoolExecutor(1, thread_name_prefix="shard-loader")
         self.failed: Exception | None = None
         self._background = (
-            Background("absorber", _ABSORB_REST_S, _absorb, self._workable),
-            Background("keywords", _KEYWORD_REST_S, _refresh, self._workable, share=_KEYWORD_SHARE),
-            Background("maintenance", _MAINTAIN_REST_S, _maintain, self._workable, nice=_MAINTAIN_NICE),
+            Background("absorber", _ABSORB_REST_S, self._absorb, self._workable),
+            Background("keywords", _KEYWORD_REST_S, self._refresh, self._workable, share=_KEYWORD_SHARE),
+            Background("maintenance", _MAINTAIN_REST_S, self._maintain, self._workable, nice=_MAINTAIN_NICE),
         )
         for background in self._background:
             background.start()
@@ -117,7 +121,8 @@ class Shards:
 
     def _load(self, shard: Shard) -> None:
         try:
-            shard.load()
+            with self._watching("loading", shard):
+                shard.load()
         except sqlite3.ProgrammingError:  # given back meanwhile
             log.debug("shard %d was closed while it was loading", shard.partition)
         except Exception as error:
@@ -127,17 +132,25 @@ class Shards:
     def _workable(self) -> list[Shard]:
         return [shard for shard in self._open.values() if shard.loaded]
 
+    def _absorb(self, shard: Shard) -> bool:
+        with self._watchdog.watch(f"absorbing into the graph of shard {shard.partition}"):
+            return shard.absorb()
 
-def _absorb(shard: Shard) -> bool:
-    return shard.absorb()
+    def _refresh(self, shard: Shard) -> bool:
+        with self._watchdog.watch(f"refreshing the keywords of shard {shard.partition}"):
+            return shard.refresh_keywords()
 
+    def _maintain(self, shard: Shard) -> None:
+        with self._watching("maintaining", shard):
+            shard.maintain()
 
-def _refresh(shard: Shard) -> bool:
-    return shard.refresh_keywords()
-
-
-def _maintain(shard: Shard) -> None:
-    shard.maintain()
+    def _watching(self, what: str, shard: Shard) -> AbstractContextManager[None]:
+        """For what takes the longer the larger the shard is."""
+        return self._watchdog.watch(
+            f"{what} shard {shard.partition}",
+            least_s=shard.stored_bytes / _LEAST_BYTES_PER_S,
+            excuse=changing(lambda: shard.rebuild_progress),
+        )
 
 
 class Background:

@@ -69,14 +69,19 @@ class Upkeep:
     @property
     def status(self) -> UpkeepStatus:
         """See UpkeepStatus."""
-        rebuild = self._rebuild
         return replace(
             self._status,
             recall_at_10=self.recall.value,
             recall_samples=self.recall.samples,
-            rebuilding=rebuild is not None,
-            rebuild_progress=rebuild.progress if rebuild is not None else 0.0,
+            rebuilding=self._rebuild is not None,
+            rebuild_progress=self.rebuild_progress,
         )
+
+    @property
+    def rebuild_progress(self) -> float:
+        """Of the rebuild that is under way, 0 to 1; 0 where none is."""
+        rebuild = self._rebuild
+        return 0.0 if rebuild is None else rebuild.progress
 
     def stop(self) -> None:
         """No more work; `run` returns soon."""

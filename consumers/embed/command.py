@@ -80,8 +80,8 @@ async def _run(settings: Settings, stop: asyncio.Event) -> None:
     )
     # round robin: the partitions of this group carry no state, so it does not matter who has them
     app = make_app(settings, settings.embed_group, WorkerConsumer, table_standby_replicas=0)
-    kafka = KafkaWatch(producer, settings, topics)
     watchdog = Watchdog(settings.stall_timeout_s)
+    kafka = KafkaWatch(producer, settings, topics, watchdog)
     worker = EmbedWorker(settings, app, pipeline, records, producer, kafka, metrics, watchdog)
     metrics.redis_failures.set_function(lambda: float(link.failures))
     application = web.Application()
@@ -92,13 +92,14 @@ async def _run(settings: Settings, stop: asyncio.Event) -> None:
     application.add_routes([web.get("/status", _answering(status))])
     http = HttpThread(application, bound)
     http.start()
+    watchdog.watch_loop(http.loop, "the event loop of HTTP")
     log.info("embed worker of %s: /readyz on %s:%d", settings.collection, settings.embed_host, http.port)
     registry = Registry(link, settings.collection, "embed")
 
     async def work() -> None:
         async with asyncio.TaskGroup() as group:
             group.create_task(worker.run())
-            group.create_task(status.announce(registry))
+            group.create_task(status.announce(registry, watchdog))
 
     watchdog.start()
     try:

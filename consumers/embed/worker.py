@@ -6,7 +6,7 @@ import asyncio
 import logging
 import time
 from collections.abc import Iterable, Mapping
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
 
 import faust
@@ -17,15 +17,16 @@ from app.embed.pipeline import EmbedPipeline
 from app.embed.records import Reach, RecordFactory
 from app.event import Event
 from app.inbox import Inbox
-from app.kafka.producer import RecordProducer
+from app.kafka.producer import Position, Record, RecordProducer
 from app.kafka.reading import TopicReader
 from app.kafka.watch import KafkaWatch
 from app.observe.metrics import EmbedMetrics
 from app.settings import Settings
 from app.watchdog import Watchdog
 from consumers.faust_app import WorkerConsumer, as_event, is_current, raw_topic
+from consumers.joining import joining
 from consumers.stalls import StallWatch
-from schemas.errors import LeaseExpired, Retriable
+from schemas.errors import LeaseExpired, Rejected, Retriable
 
 log = logging.getLogger("headrace.embed")
 
@@ -59,9 +60,7 @@ class EmbedWorker:
         self._kafka = kafka
         self._metrics = metrics
         self._watchdog = watchdog
-        self._stalls = StallWatch(
-            app, kafka, settings.stall_timeout_s, lambda: self._idle.is_set() and not len(self._inbox)
-        )
+        self._stalls = StallWatch(app, kafka, settings.stall_timeout_s, self._waits, watchdog=watchdog)
         self._batch_bytes = settings.batch_max_bytes or pipeline.batch_bytes
         self._inbox = Inbox(settings.inbox_max_events)
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="embed-pipeline")
@@ -74,6 +73,8 @@ class EmbedWorker:
         self._idle.set()
         self._placed = False  # whether the group has said which partitions are ours, be it none
         self.trouble: str | None = None
+        self._marking: set[int] = set()  # partitions whose watermark Kafka has not confirmed yet
+        self._unmarked: dict[int, str] = {}  # why it did not
         self._connect_agent()
 
     @property
@@ -84,13 +85,21 @@ class EmbedWorker:
     @property
     def ready(self) -> str | None:
         """None when the worker does its work, else what is in the way."""
+        trouble = self.trouble or self._kafka.trouble or next(iter(self._unmarked.copy().values()), None)
+        trouble = trouble or self._watchdog.trouble or self._stalls.trouble
+        if trouble:
+            return trouble  # before what it may be the reason of
         joined = self._app._consumer is not None and self._app.started  # `consumer` would make one, in the wrong loop
         if not joined or not self._placed:
             return "joining the consumer group"
-        return self.trouble or self._kafka.trouble or self._watchdog.trouble or self._stalls.trouble
+        return None
 
     async def run(self) -> None:
         """The batch loop and the watermarks; ends only by an error or by being cancelled."""
+        with joining(self._watchdog, self._app, self._kafka, lambda: self._placed):
+            await self._run()
+
+    async def _run(self) -> None:
         async with asyncio.TaskGroup() as group:
             group.create_task(self._batches())
             group.create_task(self._watermarks())
@@ -103,6 +112,9 @@ class EmbedWorker:
         self._inbox.close()
         await self._settle(STOP_S)
         self._thread.shutdown(wait=False, cancel_futures=True)
+
+    def _waits(self) -> bool:
+        return self._idle.is_set() and not len(self._inbox)
 
     def _connect_agent(self) -> None:
         topic = raw_topic(self._app, self._settings.changes_topic)
@@ -131,6 +143,7 @@ class EmbedWorker:
         self._leaving |= gone  # a batch may wait for the lease, which waits for this
         await self._settle(REVOKE_S)
         self._owned -= gone
+        self._unmarked = {partition: why for partition, why in self._unmarked.items() if partition not in gone}
 
     async def _settle(self, within_s: float) -> None:
         try:
@@ -147,9 +160,12 @@ class EmbedWorker:
             self._batch = {event.partition for event in events}
             crash_point("embed.taken")
             try:
-                for event in await self._process(events):
-                    await event.receipt[0].ack(event.receipt[1])
-                    self._done[event.partition] = event.offset
+                done = await self._process(events)
+                with self._watchdog.watch("acknowledging a batch"):
+                    for event in done:
+                        await event.receipt[0].ack(event.receipt[1])
+                        self._done[event.partition] = event.offset
+                        self._unmarked.pop(event.partition, None)
                 crash_point("embed.acknowledged")
             finally:
                 self._batch = set()
@@ -169,7 +185,7 @@ class EmbedWorker:
                 return []
             try:
                 first = {event.partition: self._next_offset(event.partition) for event in owned}
-                with self._watchdog.watch("embedding a batch"):
+                with self._watchdog.watch("embedding a batch", excuse=lambda: self._kafka.trouble):
                     done = await loop.run_in_executor(self._thread, self._pipeline.process, owned, self._owns, first)
             except Retriable as error:
                 if self.trouble is None:
@@ -198,33 +214,50 @@ class EmbedWorker:
     async def _watermarks(self) -> None:
         """Tell idle shards that they are up to date. Silence then means trouble: staleness grows."""
         interval_s = self._settings.watermark_interval_ms / 1000
-        while True:
-            await asyncio.sleep(interval_s)
-            if not self._owned or not self._app.started or self._app.rebalancing:
-                continue
-            try:
-                await self._write_watermarks()
-            except Exception as error:  # noqa: BLE001 - whatever the broker's absence looks like; the next round tells
-                log.debug("no watermarks this time: %s", error)
+        async with asyncio.TaskGroup() as confirming:
+            while True:
+                await asyncio.sleep(interval_s)
+                if not self._owned or not self._app.started or self._app.rebalancing:
+                    continue
+                try:
+                    with self._watchdog.watch("asking what watermarks may say", excuse=lambda: self._kafka.trouble):
+                        records = await self._due_watermarks()
+                except Exception as error:  # noqa: BLE001 - whatever the broker's absence looks like; next time then
+                    log.debug("no watermarks this time: %s", error)
+                    continue
+                self._marking |= records.keys()
+                for partition, record in records.items():
+                    confirming.create_task(self._confirmed(partition, self._producer.deliver([record])))
 
-    async def _write_watermarks(self) -> None:
+    async def _due_watermarks(self) -> dict[int, Record]:
         consumer: WorkerConsumer = self._app.consumer
         quiet = {
             tp
             for tp in consumer.assignment()
-            if tp.partition in self._owned and tp.partition not in self._batch and not self._inbox.waiting(tp.partition)
+            if tp.partition in self._owned - self._batch - self._marking and not self._inbox.waiting(tp.partition)
         }
         if not quiet or not consumer.lease.holds:
-            return
+            return {}
         as_of_ms = time.time_ns() // 1_000_000  # before asking: what is written after this is not covered
         first, end = await asyncio.gather(consumer.earliest_offsets(*quiet), consumer.highwaters(*quiet))
         await self._pass_over_markers({tp.partition: end[tp] for tp in quiet if first[tp] < end[tp]})
-        records = [
-            self._records.watermark(tp.partition, Reach(end[tp] - 1, as_of_ms))
+        return {
+            tp.partition: self._records.watermark(tp.partition, Reach(end[tp] - 1, as_of_ms))
             for tp in quiet
             if tp.partition in self._owned and (first[tp] == end[tp] or self._next_offset(tp.partition) >= end[tp])
-        ]
-        self._producer.deliver(records)
+        }
+
+    async def _confirmed(self, partition: int, delivered: Future[list[Position]]) -> None:
+        """Wait until Kafka has a watermark. One that it refuses is told until it takes another one."""
+        try:
+            with self._watchdog.watch(f"a watermark of partition {partition}", excuse=lambda: self._kafka.trouble):
+                await asyncio.wrap_future(delivered)
+        except (Retriable, Rejected) as error:
+            self._unmarked[partition] = f"watermarks of partition {partition} cannot be written: {error}"
+        else:
+            self._unmarked.pop(partition, None)
+        finally:
+            self._marking.discard(partition)
 
     async def _pass_over_markers(self, ends: Mapping[int, int]) -> None:
         """The last offsets may hold no event: markers of producers' transactions, what was taken back or compacted.

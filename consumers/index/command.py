@@ -73,9 +73,9 @@ async def _run(settings: Settings, stop: asyncio.Event) -> None:
     objective = Objective(settings.freshness_objective_ms, settings.freshness_objective_ratio)
     visibility = Visibility(FreshnessTraces(tracing, settings), objective, metrics, url, settings.probe_one_in)
     registry = Registry(link, settings.collection)
-    kafka = KafkaWatch(producer, settings, topics)
     to_topics = WriteBack(settings, topics.epoch, producer, metrics)
     watchdog = Watchdog(settings.stall_timeout_s)
+    kafka = KafkaWatch(producer, settings, topics, watchdog)
     worker = IndexWorker(settings, app, topics.epoch, registry, visibility, kafka, metrics, to_topics, watchdog, url)
 
     def describe() -> dict[str, Any]:
@@ -86,13 +86,14 @@ async def _run(settings: Settings, stop: asyncio.Event) -> None:
             "partitions": topics.partitions,
         }
 
-    server = ShardServer(worker.shards, worker.recent, describe, lambda: worker.paused, metrics)
+    server = ShardServer(worker.shards, worker.recent, describe, lambda: worker.paused, metrics, watchdog)
     application = web.Application(client_max_size=settings.max_request_bytes)
     application.add_routes(
         [*health_routes(lambda: worker.ready, lambda: services(link, kafka), metrics.registry), *server.routes()]
     )
     http = HttpThread(application, bound)
     http.start()
+    watchdog.watch_loop(http.loop, "the event loop of HTTP")
     log.info("index worker of %s, replica %s: %s", settings.collection, settings.replica, url)
     watchdog.start()
     try:

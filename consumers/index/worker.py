@@ -26,10 +26,12 @@ from app.observe.metrics import IndexMetrics
 from app.registry import Registry
 from app.settings import Settings
 from app.shard.apply import AppliedDocument, Change
+from app.shard.shard import Shard
 from app.shard.shards import Shards
 from app.shard.write_back import WriteBack
 from app.watchdog import Watchdog
 from consumers.faust_app import as_event, is_current, raw_topic
+from consumers.joining import joining
 from consumers.stalls import StallWatch
 from schemas.document_change import utc
 from schemas.errors import Retriable, StorageFull
@@ -68,16 +70,14 @@ class IndexWorker:
         self._metrics = metrics
         self._to_topics = to_topics
         self._watchdog = watchdog
-        self._stalls = StallWatch(
-            app, kafka, settings.stall_timeout_s, lambda: self._idle.is_set() and not len(self._inbox)
-        )
+        self._stalls = StallWatch(app, kafka, settings.stall_timeout_s, self._waits, watchdog=watchdog)
         self._url = url
         self._inbox = Inbox(settings.inbox_max_events)
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="shard-writer")
         self._idle = asyncio.Event()
         self._idle.set()
         self._placed = False  # whether the group has said which shards are ours, be it none
-        self.shards = Shards(settings, epoch)
+        self.shards = Shards(settings, epoch, watchdog)
         self.paused: str | None = None
         self._settling = False
         self.recent: deque[dict[str, Any]] = deque(maxlen=_RECENT)
@@ -99,6 +99,10 @@ class IndexWorker:
 
     async def run(self) -> None:
         """Apply records and keep the registry entry alive; ends only by an error or by being cancelled."""
+        with joining(self._watchdog, self._app, self._kafka, lambda: self._placed):
+            await self._run()
+
+    async def _run(self) -> None:
         async with asyncio.TaskGroup() as group:
             group.create_task(self._batches())
             group.create_task(self._announce())
@@ -107,7 +111,7 @@ class IndexWorker:
             group.create_task(self._write_back())
             group.create_task(self._stalls.run())
             group.create_task(self._watchdog.beat())
-            group.create_task(LightAudit(self._settings, self.shards, self._metrics).run())
+            group.create_task(LightAudit(self._settings, self.shards, self._metrics, self._watchdog).run())
 
     async def drain(self) -> None:
         """Before the end: let the transaction in flight finish, and take the entry out of the registry."""
@@ -138,6 +142,9 @@ class IndexWorker:
             *(partition, wanted, first, end),
         )
         self.shards.reset(partition)
+
+    def _waits(self) -> bool:
+        return self._idle.is_set() and not len(self._inbox)
 
     def _connect_agent(self) -> None:
         # acks=False: progress is in the shards' files alone, Faust's own bookkeeping would cost and could lie
@@ -250,15 +257,22 @@ class IndexWorker:
                 if not shard.ready or self._kafka.trouble is not None:
                     continue
                 try:
-                    done = await asyncio.to_thread(self._to_topics.run, shard)
-                    if done:
-                        await asyncio.get_running_loop().run_in_executor(self._thread, shard.outbox.dead_lettered, done)
+                    with self._watchdog.watch(
+                        f"writing what shard {partition} owes the topics", excuse=lambda: self._kafka.trouble
+                    ):
+                        await self._write_debts(shard)
                 except (Retriable, sqlite3.Error) as error:
                     log.warning("shard %d: what it owes the topics waits: %s", partition, error)
 
+    async def _write_debts(self, shard: Shard) -> None:
+        done = await asyncio.to_thread(self._to_topics.run, shard)
+        if done:
+            await asyncio.get_running_loop().run_in_executor(self._thread, shard.outbox.dead_lettered, done)
+
     async def _announce(self) -> None:
         while True:
-            await asyncio.to_thread(self._registry.announce, self._url)
+            with self._watchdog.watch("telling Redis of this worker"):
+                await asyncio.to_thread(self._registry.announce, self._url)
             if self.shards.failed is not None:
                 raise self.shards.failed
             self._measure()

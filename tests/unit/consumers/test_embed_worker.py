@@ -49,8 +49,15 @@ class Pipeline:
         return {item.partition for item in events if owns(item.partition)}
 
 
+class NoBeat(Watchdog):
+    """Its clock is the test's: no loop keeps up with that."""
+
+    async def beat(self, stage: str = "") -> None:
+        await asyncio.Event().wait()
+
+
 class Parts:
-    def __init__(self, events: list[Event], **changed: Any) -> None:
+    def __init__(self, events: list[Event], watchdog: Watchdog | None = None, **changed: Any) -> None:
         self.app = FakeFaust(0, 1)
         self.pipeline, self.producer, self.stream = Pipeline(), LogProducer(), Stream(events)
         self.kafka = SimpleNamespace(trouble=None, run=asyncio.Event().wait)
@@ -61,13 +68,14 @@ class Parts:
         pipeline: Any = self.pipeline
         producer: Any = self.producer
         kafka: Any = self.kafka
-        self.worker = EmbedWorker(settings, app, pipeline, records, producer, kafka, self.metrics, Watchdog(0))
+        watchdog = watchdog or Watchdog(0)
+        self.worker = EmbedWorker(settings, app, pipeline, records, producer, kafka, self.metrics, watchdog)
 
 
 @asynccontextmanager
-async def running(events: list[Event], **changed: Any) -> AsyncIterator[Parts]:
+async def running(given: list[Event] | Parts, **changed: Any) -> AsyncIterator[Parts]:
     """A worker that owns partitions 0 and 1 and reads the events."""
-    parts = Parts(events, **changed)
+    parts = given if isinstance(given, Parts) else Parts(given, **changed)
     await parts.app.on_partitions_assigned.hook(parts.app, [TP(0), TP(1)])
     tasks = [asyncio.create_task(parts.app.take_in(parts.stream)), asyncio.create_task(parts.worker.run())]
     try:
@@ -202,13 +210,11 @@ async def test_an_idle_partition_gets_a_watermark_only_when_all_of_it_is_done() 
     async with running(history(3)) as parts:
         await until(lambda: len(parts.stream.acked) == 3)
         parts.app.consumer.end = {0: 3, 1: 4}  # of partition 1 four events have not been read
-        await parts.worker._write_watermarks()
-        (record,) = parts.producer.take()
+        (record,) = (await parts.worker._due_watermarks()).values()
         headers = decode_headers(record.headers)
         assert (headers.kind, record.partition, headers.through) == ("watermark", 0, 2)
         parts.app.consumer.end = {0: 4, 1: 0}
-        await parts.worker._write_watermarks()
-        assert [item.partition for item in parts.producer.take()] == [1]  # empty: all of nothing is reflected
+        assert list(await parts.worker._due_watermarks()) == [1]  # empty: all of nothing is reflected
 
 
 async def test_a_partition_that_was_lost_or_is_busy_gets_no_watermark() -> None:
@@ -217,8 +223,7 @@ async def test_a_partition_that_was_lost_or_is_busy_gets_no_watermark() -> None:
         await until(lambda: parts.pipeline.batches)
         parts.worker._owned = frozenset({0})
         parts.app.consumer.end = {0: 0, 1: 0}
-        await parts.worker._write_watermarks()
-        assert parts.producer.log == []
+        assert await parts.worker._due_watermarks() == {}
 
 
 async def test_watermarks_go_on_when_one_could_not_be_written() -> None:
@@ -235,6 +240,54 @@ async def test_watermarks_go_on_when_one_could_not_be_written() -> None:
         parts.app.consumer.highwaters = fails_first  # type: ignore[method-assign]
         await until(lambda: len(parts.producer.log) >= 2)
         assert {record.partition for record in parts.producer.log} == {0, 1}
+
+
+async def test_a_watermark_that_kafka_does_not_take_is_told_until_it_takes_one() -> None:
+    parts = Parts([], watermark_interval_ms=50)
+    parts.producer.lose, parts.producer.error = 0, BrokerUnavailable("not enough replicas")
+    async with running(parts):
+        await until(lambda: parts.worker.ready is not None)
+        assert "cannot be written: not enough replicas" in (parts.worker.ready or "")
+        parts.producer.lose = None
+        await until(lambda: parts.worker.ready is None)
+
+
+async def test_a_watermark_that_is_never_confirmed_is_a_stall_and_holds_up_no_other_partition() -> None:
+    now, ended = [0.0], list[str]()
+    watchdog = NoBeat(100, lambda: now[0], ended.append)
+    parts = Parts([], watchdog, watermark_interval_ms=50)
+    parts.producer.deaf = {1}
+    async with running(parts):
+        await until(lambda: [record.partition for record in parts.producer.log].count(0) > 3)
+        assert [record.partition for record in parts.producer.log].count(1) == 1
+        now[0] = 25
+        await until(lambda: parts.worker.ready is not None)
+        assert parts.worker.ready == "a watermark of partition 1 has taken 25 s so far; after 100 s the process ends"
+        parts.kafka.trouble = "away"
+        now[0] = 200
+        watchdog.look()
+        assert ended == [], "it is Kafka's"
+        parts.kafka.trouble = None
+        now[0] = 300
+        watchdog.look()
+        assert ended[0].startswith("a watermark of partition 1 has taken 100 s")
+
+
+async def test_a_rebalance_without_end_is_a_stall() -> None:
+    now, ended = [0.0], list[str]()
+    watchdog = NoBeat(100, lambda: now[0], ended.append)
+    async with running(Parts([], watchdog)) as parts:
+        await until(lambda: watchdog._watched)
+        now[0] = 1000
+        watchdog.look()
+        assert ended == []
+        parts.app.rebalancing = True
+        now[0] = 1179
+        watchdog.look()
+        assert ended == [], "a rebalance may take a minute, and begin again"
+        now[0] = 1180
+        watchdog.look()
+        assert ended[0].startswith("joining the consumer group has taken 180 s")
 
 
 def test_an_agent_that_fails_takes_the_worker_down_instead_of_skipping_the_event() -> None:

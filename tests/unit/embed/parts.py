@@ -70,16 +70,20 @@ def work_of(source: Event) -> Work:
 
 @dataclass
 class LogProducer:
-    """Fulfils Producer. log: what was confirmed. lose: the delivery of the record at this place in a call fails."""
+    """Fulfils Producer. log: what was confirmed. lose: the delivery of the record at this place in a call fails. deaf:
+    partitions that confirm nothing."""
 
     log: list[Record] = field(default_factory=list)
     lose: int | None = None
     error: Exception | None = None
+    deaf: set[int | None] = field(default_factory=set)
 
     def deliver(self, records: Sequence[Record]) -> Future[list[Position]]:
         done: Future[list[Position]] = Future()
         written = records if self.lose is None else records[: self.lose]
         self.log += written
+        if any(record.partition in self.deaf for record in records):
+            return done
         if self.error is not None and self.lose is not None:
             done.set_exception(self.error)
         else:

@@ -14,6 +14,7 @@ from app.local.redis import LocalRedis
 from app.redis_link import RedisLink
 from app.registry import Registry
 from app.settings import Settings
+from app.watchdog import Watchdog
 from tests.unit.embed.parts import SETTINGS, Parts, event
 
 
@@ -71,7 +72,7 @@ async def test_a_worker_announces_itself_with_its_numbers_until_it_ends(shared_r
     registry = Registry(link, uuid.uuid4().hex, "embed")
     parts = Parts()
     parts.process(event(0, "a", "x"))
-    announcing = asyncio.create_task(status_of(parts).announce(registry))
+    announcing = asyncio.create_task(status_of(parts).announce(registry, Watchdog(0)))
     told: dict[str, Any] | None = {}
     async with asyncio.timeout(10):
         while not told:
@@ -87,7 +88,7 @@ async def test_a_worker_announces_itself_with_its_numbers_until_it_ends(shared_r
 
 async def test_without_redis_a_worker_announces_nothing_and_goes_on() -> None:
     link = RedisLink(SETTINGS)
-    announcing = asyncio.create_task(status_of(Parts()).announce(Registry(link, "c", "embed")))
+    announcing = asyncio.create_task(status_of(Parts()).announce(Registry(link, "c", "embed"), Watchdog(0)))
     await asyncio.wait({announcing}, timeout=0.05)
     assert not announcing.done()
     announcing.cancel()

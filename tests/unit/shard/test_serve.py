@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import threading
 from collections import deque
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -20,6 +21,7 @@ from app.observe.metrics import IndexMetrics
 from app.shard import serve as module
 from app.shard.serve import ShardServer
 from app.shard.shards import Shards
+from app.watchdog import Watchdog
 from tests.unit.shard.parts import NOW_MS, delete, document, shard_settings, unit, watermark
 
 
@@ -54,14 +56,13 @@ class Served:
 
 
 @asynccontextmanager
-async def served(folder: Path) -> AsyncIterator[Served]:
+async def served(folder: Path, watchdog: Watchdog | None = None) -> AsyncIterator[Served]:
     shards = Shards(shard_settings(folder), "epoch")
     shards.acquire({0, 1})
     shards.open[0].apply([document(0, "a", unit(1), metadata={"lang": "en"}), document(1, "b", unit(0, 1))])
     recent: deque[dict[str, Any]] = deque([{"id": "a"}])
-    server = ShardServer(
-        shards, recent, lambda: {"url": "u", "replica": "r", "partitions": 2}, lambda: "no room", IndexMetrics()
-    )
+    told = {"url": "u", "replica": "r", "partitions": 2}
+    server = ShardServer(shards, recent, lambda: told, lambda: "no room", IndexMetrics(), watchdog)
     application = web.Application()
     application.add_routes(server.routes())
     try:
@@ -208,3 +209,23 @@ async def test_a_hybrid_search_tells_both_scores_of_each_hit(tmp_path: Path) -> 
         assert hits["a"]["vector_score"] == pytest.approx(1, abs=1e-3)
         assert hits["a"]["keyword_score"] is None
         assert hits["b"]["keyword_score"] > 0
+
+
+async def test_a_search_that_does_not_end_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    now, hung, go_on = [0.0], threading.Event(), threading.Event()
+    watchdog = Watchdog(100, lambda: now[0])
+
+    def hangs(*_: object) -> list[object]:
+        hung.set()
+        assert go_on.wait(10)
+        return []
+
+    async with served(tmp_path, watchdog) as worker:
+        monkeypatch.setattr(worker.shards.open[1], "search", hangs)
+        searching = asyncio.create_task(worker.search(1))
+        await asyncio.to_thread(hung.wait, 10)
+        now[0] = 25
+        assert watchdog.trouble == "a search of shard 1 has taken 25 s so far; after 100 s the process ends"
+        go_on.set()
+        assert (await searching)["1"]["hits"] == []
+        assert watchdog.trouble is None

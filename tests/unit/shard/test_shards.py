@@ -8,7 +8,9 @@ from pathlib import Path
 
 import pytest
 
+from app.shard.shard import Shard
 from app.shard.shards import Shards
+from app.watchdog import Watchdog
 from tests.services_local import eventually
 from tests.unit.shard.parts import document, found, random_units, shard_settings, unit
 from tests.unit.shard.test_snapshot import save
@@ -108,3 +110,28 @@ def test_a_reset_shard_does_not_use_the_snapshot_of_the_one_before(shards: Shard
     shards.release({0})
     shards.acquire({0})
     assert {name[0] for name in found(shards.open[0], unit(1), 30)} == {"e"}
+
+
+def test_what_hangs_in_the_background_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    now, go_on = [0.0], threading.Event()
+    watchdog = Watchdog(100, lambda: now[0])
+
+    def hangs(_: Shard) -> bool:
+        return go_on.wait(10)
+
+    for work in ("absorb", "refresh_keywords", "maintain"):
+        monkeypatch.setattr(Shard, work, hangs)
+    shards = Shards(shard_settings(tmp_path), "epoch", watchdog)
+    shards.acquire({0})
+    eventually(lambda: len(watchdog._watched) == 3)
+    now[0] = 25
+    stages = {watched.stage for watched in watchdog._watched}
+    assert stages == {
+        "absorbing into the graph of shard 0",
+        "refreshing the keywords of shard 0",
+        "maintaining shard 0",
+    }
+    assert "has taken 25 s so far" in (watchdog.trouble or "")
+    go_on.set()
+    shards.close()
+    assert watchdog.trouble is None
