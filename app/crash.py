@@ -2,7 +2,8 @@
 
 `HEADRACE_CRASH_AT=embed.confirmed` kills it (SIGKILL to itself) the first time it comes there, `embed.confirmed:3` the
 third time; `embed.confirmed:3:SIGSTOP` stops it there, to wake up as a zombie; `embed.confirmed:3:HANG` lets that
-thread wait for ever. No setting: it has no place on a machine that anybody relies on.
+thread wait for ever. A word at the end, `embed.in_model:1:SIGKILL:poison`: only what has to do with a text that holds
+it counts. No setting: it has no place on a machine that anybody relies on.
 """
 
 from __future__ import annotations
@@ -11,13 +12,14 @@ import os
 import signal
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Literal, get_args
 
 Point = Literal[
     "embed.taken",
     "embed.compared",
     "embed.claimed",
+    "embed.in_model",
     "embed.embedded",
     "embed.checked",
     "embed.some_confirmed",
@@ -40,14 +42,14 @@ Point = Literal[
 ]
 POINTS: tuple[Point, ...] = get_args(Point)
 
-_AT, _TIMES, _SIGNAL, *_ = (*os.environ.get("HEADRACE_CRASH_AT", "").split(":"), "", "")
+_AT, _TIMES, _SIGNAL, _WORD, *_ = (*os.environ.get("HEADRACE_CRASH_AT", "").split(":"), "", "", "")
 _left = int(_TIMES or 1)
 _HANG = "HANG"
 
 
-def crash_point(name: Point, first: Callable[[], object] = lambda: None) -> None:
-    """Go on; or, where a test wants it, do `first` and kill this process."""
-    if name == _AT:
+def crash_point(name: Point, first: Callable[[], object] = lambda: None, about: Iterable[str] = ()) -> None:
+    """Go on; or, where a test wants it, do `first` and kill this process. about: the texts it has to do with."""
+    if name == _AT and (not _WORD or any(_WORD in text for text in about)):
         _crash(first)
 
 

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from app.crash import crash_point
+from app.embed.attempts import Attempts
 from app.embed.cache import Caches
 from app.embed.careful import CarefulEmbedder
 from app.embed.claims import Claims
@@ -61,8 +62,10 @@ class ChunkEmbedder:
         claims: Claims,
         economics: Economics,
         dtype: str = "float16",
+        attempts: Attempts | None = None,
     ) -> None:
-        self._model = CarefulEmbedder(embedder, economics, dtype)
+        self._model = CarefulEmbedder(embedder, economics, dtype, attempts)
+        self._attempts = attempts
         self._chunker = chunker
         self._caches = caches
         self._claims = claims
@@ -90,6 +93,14 @@ class ChunkEmbedder:
         missing = {key: text for key, text in zip(keys, texts, strict=True) if key not in vectors}
         taken = self._claims.taken(list(missing), self._economics.estimate_s(_characters(missing)))
         crash_point("embed.claimed")
+        if self._attempts is not None and self._attempts.careful:
+            self._attempts.locate(
+                {
+                    chunk.embed_text: work.event.partition
+                    for work, chunks in zip(works, documents, strict=True)
+                    for chunk in chunks
+                }
+            )
         fresh = self._compute({key: text for key, text in missing.items() if key not in taken}, fresh_cuts)
         arrived = self._from_others({key: text for key, text in missing.items() if key in taken}, fresh)
         model_texts = len(missing) - len(arrived)

@@ -13,6 +13,7 @@ from aiohttp import web
 
 from app.cli.options import setting_flags
 from app.embed.applied import RedisApplied
+from app.embed.attempts import Attempts
 from app.embed.cache import Caches, TextCache
 from app.embed.chunks import ChunkEmbedder
 from app.embed.claims import Claims
@@ -132,6 +133,7 @@ def _chunks(
         Claims(link, vectors, alone),
         Economics(metrics),
         settings.vector_storage,
+        Attempts(link, settings.collection, vectors),
     )
 
 

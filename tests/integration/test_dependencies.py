@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import signal
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 
 import httpx
 import pytest
@@ -13,10 +14,12 @@ import redis as redis_client
 from confluent_kafka import TopicPartition
 from confluent_kafka.admin import AdminClient, AlterConfigOpType, ConfigEntry, ConfigResource
 
+from app.embed.attempts import MOST_DEATHS
 from app.local.kafka import LocalKafka
 from app.local.redis import LocalRedis, find_redis_server
+from schemas.dead_letter import decode_dead_letter
 from tests.conftest import MakeStack
-from tests.documents import Documents, meanwhile
+from tests.documents import Documents, meanwhile, records
 from tests.services_local import eventually, redis_or_skip
 from tests.stack import Stack, unique
 
@@ -106,9 +109,17 @@ def test_events_that_kafka_deleted_before_they_were_read_are_told(
     assert told in stack.role("embed").log.read_text(encoding="utf-8")
 
 
-@pytest.mark.parametrize(("role", "point"), [("embed", "embed.compared"), ("index", "index.in_transaction")])
+@pytest.mark.parametrize(
+    ("role", "point", "stage"),
+    [
+        ("embed", "embed.compared", "embedding a batch"),
+        ("embed", "kafka.reported", "a watermark of partition"),
+        ("index", "index.in_transaction", "a transaction of shard"),
+        ("index", "index.searching", "a search of shard"),
+    ],
+)
 def test_a_worker_that_hangs_is_not_ready_then_ends_and_the_next_one_does_the_work(
-    make_stack: MakeStack, shared_kafka: LocalKafka, shared_redis: LocalRedis, role: str, point: str
+    make_stack: MakeStack, shared_kafka: LocalKafka, shared_redis: LocalRedis, role: str, point: str, stage: str
 ) -> None:
     stack = make_stack(shared_kafka.address, shared_redis.url, runtime="hashing", stall_timeout_s=STALL_S)
     for other in {"embed", "index", "search"} - {role}:
@@ -116,16 +127,53 @@ def test_a_worker_that_hangs_is_not_ready_then_ends_and_the_next_one_does_the_wo
     stack.role(role).settings["crash_at"] = f"{point}:1:HANG"
     stack.launch(role)  # it may hang before it was ever ready: a watermark is a transaction too
     documents = Documents(stack)
-    documents.upsert("d", "a document on which it hangs")
-    assert documents.positions
-    eventually(lambda: "after 4 s the process ends" in str(stack.readyz(role)[1].get("reason")), within_s=20)
+
+    def told() -> bool:
+        if stage == "a search of shard":
+            with suppress(httpx.TransportError):  # the gateway starts
+                stack.post({"query": documents.word})
+        reason = str(stack.readyz(role)[1].get("reason"))
+        return stage in reason and "after 4 s the process ends" in reason
+
+    if stage != "a watermark of partition":  # else there is nothing but watermarks
+        documents.upsert("d", "a document on which it hangs")
+        assert documents.positions
+    eventually(told, within_s=20)
     assert stack.role(role).ended(20) == 1
     words = stack.role(role).log.read_text(encoding="utf-8")
     assert "HEADRACE_STALL_TIMEOUT_S" in words
     assert "in crash_point" in words, "the stacks say where"
     del stack.role(role).settings["crash_at"]
+    documents.upsert("after", "a document that comes later")
     stack.start(role)
     documents.assert_found()
+
+
+def test_a_text_that_kills_the_embed_worker_again_and_again_becomes_a_dead_letter_and_nothing_else_does(
+    make_stack: MakeStack, shared_kafka: LocalKafka, shared_redis: LocalRedis
+) -> None:
+    stack = make_stack(shared_kafka.address, shared_redis.url, runtime="hashing", partitions=1)
+    for other in ("index", "search"):
+        stack.launch(other)
+    documents = Documents(stack)
+    poison, id = unique("poison"), unique("kills")
+    for number in range(5):
+        documents.upsert(f"before{number}", f"a text before it, {number}")
+    assert documents.positions
+    stack.publish(id, f"A text that holds {poison}.")
+    for number in range(5):
+        documents.upsert(f"after{number}", f"a text after it, {number}")
+    stack.role("embed").settings["crash_at"] = f"embed.in_model:1:SIGKILL:{poison}"
+    for _ in range(MOST_DEATHS):
+        stack.launch("embed")
+        assert stack.role("embed").ended(30) == -signal.SIGKILL, stack.role("embed").words()
+    stack.start("embed")
+    documents.assert_found()
+    (letter,) = records(stack, stack.settings.dlq_topic)
+    assert letter.key() == id.encode()
+    told = decode_dead_letter(letter.headers())
+    assert (told.stage, told.error_class) == ("embed", "UnembeddableText")
+    assert told.message == "the embed worker ended 3 times, killed or hung, while the model had this text"
 
 
 class Client:
