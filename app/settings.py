@@ -78,8 +78,8 @@ class Settings(BaseSettings):
     )
     stall_timeout_s: float = _setting(
         300.0,
-        "a batch, a transaction or reading that gets nowhere for this long ends its worker, to be started again by its "
-        "supervisor; /readyz is red from a quarter of it on; 0: never",
+        "a stage that gets nowhere for this long ends its process, to be started again by its supervisor; /readyz is "
+        "red from a quarter of it on; 0: never",
         "s",
         ge=0,
     )
