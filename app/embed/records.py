@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+from app.dlq.making import dead_letter
 from app.embed.chunks import Embedded
 from app.embed.events import DeadEvent, Work
 from app.event import Event
 from app.kafka.producer import Record
-from schemas.dead_letter import DeadLetter
 from schemas.headers import WATERMARK_KEY, RecordHeaders
 from schemas.vector_record import VectorRecord, encode_vector_record
 
@@ -69,17 +68,15 @@ class RecordFactory:
 
     def dead_letter(self, dead: DeadEvent) -> Record:
         """The event as it came, with the reason in Kafka Connect's headers."""
-        event = dead.event
-        letter = DeadLetter(
+        return dead_letter(
+            self.dlq_topic,
+            dead.event,
             topic=self.changes_topic,
-            partition=event.partition,
-            offset=event.offset,
+            partition=dead.event.partition,
             stage=dead.stage,
             error_class=type(dead.error).__name__,
             message=str(dead.error),
-            timestamp_ms=time.time_ns() // 1_000_000,
         )
-        return Record(self.dlq_topic, event.key, event.value, None, letter.headers(event.headers))
 
     def _vectors(self, kind: str, work: Work, reach: Reach, value: bytes | None, known: int | None = None) -> Record:
         event, change = work.event, work.change

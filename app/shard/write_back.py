@@ -9,13 +9,13 @@ from collections.abc import Callable
 from concurrent.futures import Future
 
 from app.crash import crash_point
+from app.dlq.making import dead_letter
 from app.kafka.producer import Position, Record, RecordProducer
 from app.observe.metrics import IndexMetrics
 from app.settings import Settings
 from app.shard.outbox import RejectedRecord
 from app.shard.shard import Shard
 from app.shard.store import WholeDocument
-from schemas.dead_letter import DeadLetter
 from schemas.headers import RecordHeaders
 from schemas.vector_record import VectorRecord, encode_vector_record
 
@@ -106,10 +106,15 @@ class WriteBack:
         return Record(self._settings.vectors_topic, document.id.encode(), value, shard.partition, told.encode())
 
     def _dead_letter(self, partition: int, record: RejectedRecord) -> Record:
-        topic = self._settings.vectors_topic
-        now_ms = time.time_ns() // 1_000_000
-        letter = DeadLetter(topic, partition, record.offset, "index", record.error, record.message, now_ms)
-        return Record(self._settings.dlq_topic, record.key, record.value, None, letter.headers(record.headers))
+        return dead_letter(
+            self._settings.dlq_topic,
+            record,
+            topic=self._settings.vectors_topic,
+            partition=partition,
+            stage="index",
+            error_class=record.error,
+            message=record.message,
+        )
 
 
 def _record(held: WholeDocument) -> VectorRecord:
