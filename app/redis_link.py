@@ -122,6 +122,13 @@ class RedisLink:
             self._answered()
         return result
 
+    def must(self, action: Callable[[redis.Redis], T], otherwise: str) -> T:
+        """As `call`, for commands that cannot do without. Raises ServiceMissing. otherwise: what can be done then."""
+        answer = self.call(action)
+        if answer is None:
+            raise ServiceMissing(f"Redis does not answer (HEADRACE_REDIS_URL){otherwise}")
+        return answer
+
     def mget(self, keys: Sequence[bytes]) -> list[bytes | None]:
         """The values of the keys, in order; None for each where Redis has nothing or cannot say."""
         values = self.call(lambda client: cast("list[bytes | None]", client.mget(keys))) if keys else None

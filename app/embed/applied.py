@@ -6,12 +6,13 @@ Losing it costs time only: an event is embedded again, and the index worker drop
 from __future__ import annotations
 
 import struct
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from enum import Enum
+from functools import partial
 from hashlib import blake2b
-from typing import Protocol
+from typing import Protocol, cast
 
 import redis
 
@@ -23,6 +24,7 @@ from app.redis_link import RedisLink
 _VALUE = struct.Struct(">16s q ? 16s 8s")
 _NO_VERSION = -1
 _DIGITS = 16
+SCAN_KEYS = 1000  # in one call: a few ms of Redis, well below the default redis_timeout_ms
 
 # KEYS: n documents, then partitions. ARGV: ms to live, n, n values, then per partition `first` and `end`.
 # A document's value is written unless a newer one is there. A partition's value is `since` and `through`: if what is
@@ -173,7 +175,7 @@ class MemoryApplied:
 class RedisApplied:
     """Two MGETs and one script call a batch. Keys carry the epoch: offsets mean nothing in another one.
 
-    documents_prefix: what the key of a document begins with; `partition:id` follows.
+    documents_prefix: what the key of a document begins with; `key` and `document` know the rest.
     """
 
     def __init__(self, link: RedisLink, collection: str, epoch: str, ttl_hours: int) -> None:
@@ -185,7 +187,7 @@ class RedisApplied:
 
     def get(self, works: Sequence[Work]) -> list[AppliedState | None]:
         """See AppliedStore; without Redis nothing is known."""
-        return [_decoded(value) for value in self._link.mget([self._key(work) for work in works])]
+        return [decoded(value) for value in self._link.mget([self._key(work) for work in works])]
 
     def complete_since(self, spans: Mapping[int, Span]) -> dict[int, int]:
         """See AppliedStore. Redis may have been away, or be an older copy of itself: then it ends before the span."""
@@ -209,8 +211,45 @@ class RedisApplied:
 
         self._link.call(write)
 
+    def key(self, partition: int, document_id: bytes) -> bytes:
+        """What the state of a document is kept under."""
+        return b"%b%d:%b" % (self.documents_prefix, partition, document_id)
+
+    def document(self, key: bytes) -> tuple[int, str]:
+        """Partition and id of what `key` gave."""
+        partition, _, document_id = key[len(self.documents_prefix) :].partition(b":")
+        return int(partition), document_id.decode(errors="replace")
+
     def _key(self, work: Work) -> bytes:
-        return b"%b%d:%b" % (self.documents_prefix, work.event.partition, work.change.key)
+        return self.key(work.event.partition, work.change.key)
+
+
+def scan(link: RedisLink, prefix: bytes, otherwise: str) -> Iterator[list[bytes]]:
+    """All keys that begin so, some at a time, in calls of a few ms of Redis. Raises ServiceMissing, see RedisLink.must.
+
+    prefix: a collection's name has none of the characters that mean something in a pattern.
+    """
+    cursor = 0
+    while True:
+        page = partial(_scan, cursor=cursor, pattern=prefix + b"*")
+        cursor, keys = link.must(page, otherwise)
+        yield keys
+        if cursor == 0:
+            return
+
+
+def _scan(client: redis.Redis, cursor: int, pattern: bytes) -> tuple[int, list[bytes]]:
+    return cast("tuple[int, list[bytes]]", client.scan(cursor, match=pattern, count=SCAN_KEYS))
+
+
+def decoded(value: bytes | None) -> AppliedState | None:
+    """A state as it was read; None for what is not ours: as if nothing were known."""
+    if value is None:
+        return None
+    try:
+        return AppliedState.decode(value)
+    except (struct.error, ValueError):
+        return None
 
 
 def _digits(offset: int) -> bytes:
@@ -221,12 +260,3 @@ def _offset(digits: bytes) -> int:
     if len(digits) != _DIGITS or digits.strip(b"0123456789abcdef"):  # int() takes signs, spaces and underscores
         raise ValueError(f"{digits!r} is no offset")
     return int(digits, 16)
-
-
-def _decoded(value: bytes | None) -> AppliedState | None:
-    if value is None:
-        return None
-    try:
-        return AppliedState.decode(value)
-    except (struct.error, ValueError):
-        return None  # not ours: as if nothing were known

@@ -9,17 +9,18 @@ import re
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from functools import partial
-from typing import TypeVar, cast
 
 import redis
 
+from app.embed.applied import SCAN_KEYS, scan
 from app.kafka.reading import Span
 from app.redis_link import RedisLink
-from schemas.errors import BadRequest, ServiceMissing
+from schemas.errors import BadRequest
 
-T = TypeVar("T")
-
-_SCAN_KEYS = 1000  # in one call: a few ms of Redis, well below the default redis_timeout_ms
+_OTHERWISE = (
+    ", and what it remembers as applied has to go: start it and run this again, or set HEADRACE_REDIS_URL= (empty) if "
+    "the workers run without. Nothing was rewound"
+)
 _ID = re.compile(rb"[^:]+:(\d+)(?::.*)?", re.DOTALL)  # epoch, partition, and of documents the id
 
 
@@ -79,29 +80,22 @@ def forget_applied(
     """
     prefixes = tuple(f"headrace:{collection}:{name}:".encode() for name in ("applied", "remembered"))
     wanted = {b"%d" % partition for partition in partitions}
-    deleted = cursor = 0
-    while True:
-        cursor, keys = _asked(link, partial(_scan, cursor=cursor, collection=collection))
+    deleted = 0
+    for keys in scan(link, f"headrace:{collection}:".encode(), _OTHERWISE):
         gone = [key for key in keys if _partition_of(key, prefixes) in wanted]
         if gone:
-            deleted += _asked(link, partial(_unlink, keys=gone))
-        advance(_SCAN_KEYS)
-        if cursor == 0:
-            return deleted
+            deleted += link.must(partial(_unlink, keys=gone), _OTHERWISE)
+        advance(SCAN_KEYS)
+    return deleted
 
 
 def count_keys(link: RedisLink) -> int:
     """All keys in Redis: what `forget_applied` has to pass. Raises ServiceMissing."""
-    return _asked(link, lambda client: client.dbsize())
+    return link.must(lambda client: client.dbsize(), _OTHERWISE)
 
 
 def _unlink(client: redis.Redis, keys: list[bytes]) -> int:
     return client.unlink(*keys)
-
-
-def _scan(client: redis.Redis, cursor: int, collection: str) -> tuple[int, list[bytes]]:
-    pattern = f"headrace:{collection}:*"  # a collection's name has none of the characters that mean something here
-    return cast("tuple[int, list[bytes]]", client.scan(cursor, match=pattern, count=_SCAN_KEYS))
 
 
 def _partition_of(key: bytes, prefixes: tuple[bytes, ...]) -> bytes | None:
@@ -110,13 +104,3 @@ def _partition_of(key: bytes, prefixes: tuple[bytes, ...]) -> bytes | None:
             match = _ID.fullmatch(key.removeprefix(prefix))
             return match[1] if match else None
     return None
-
-
-def _asked(link: RedisLink, action: Callable[[redis.Redis], T]) -> T:
-    answer = link.call(action)
-    if answer is None:
-        raise ServiceMissing(
-            "Redis does not answer (HEADRACE_REDIS_URL), and what it remembers as applied has to go: start it and run "
-            "this again, or set HEADRACE_REDIS_URL= (empty) if the workers run without. Nothing was rewound"
-        )
-    return answer

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from app.embed import rewind
+from app.embed import applied, rewind
 from app.embed.applied import AppliedState, RedisApplied, Span
 from app.embed.rewind import count_keys, forget_applied
 from app.local.redis import LocalRedis
@@ -29,7 +29,8 @@ def link(shared_redis: LocalRedis) -> Iterator[RedisLink]:
 def test_only_the_partition_is_forgotten_in_every_epoch_and_no_other_collection_or_vector(
     link: RedisLink, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(rewind, "_SCAN_KEYS", 10)
+    monkeypatch.setattr(applied, "SCAN_KEYS", 10)
+    monkeypatch.setattr(rewind, "SCAN_KEYS", 10)
     collection, marker = f"c{uuid.uuid4().hex}", f"headrace:vector:{uuid.uuid4().hex}:2:x"
     stores = [RedisApplied(link, name, epoch, 1) for name in (collection, collection + "x") for epoch in ("old", "new")]
     works = [work_of(event(n, f"d{n}:1:\n", "x", partition=p)) for p in (1, 2, 12) for n in range(50)]
