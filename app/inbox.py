@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections import deque
+from collections import Counter, deque
 
 from app.event import Event
 
@@ -20,6 +20,7 @@ class Inbox:
     def __init__(self, max_events: int) -> None:
         self._max_events = max_events
         self._queues: dict[int, deque[Event]] = {}
+        self._drops: Counter[int] = Counter()
         self._count = 0
         self._bytes = 0
         self._arrived = asyncio.Event()
@@ -40,9 +41,15 @@ class Inbox:
         self._room.clear()
 
     async def put(self, event: Event) -> None:
-        """Add an event; waits while the inbox is full, which stops the fetching."""
+        """Add an event; waits while the inbox is full, which stops the fetching.
+
+        If its partition is dropped meanwhile, so is the event: it would be ahead of those before it.
+        """
+        drops = self._drops[event.partition]
         while not self._room.is_set():
             await self._room.wait()
+        if self._drops[event.partition] != drops:
+            return
         self._queues.setdefault(event.partition, deque()).append(event)
         self._count += 1
         self._bytes += event.size
@@ -73,6 +80,7 @@ class Inbox:
 
     def drop(self, partitions: set[int]) -> int:
         """Forget the waiting events of partitions that were taken away; returns how many."""
+        self._drops.update(partitions)
         dropped = 0
         for partition in partitions:
             queue = self._queues.pop(partition, deque())

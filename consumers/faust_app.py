@@ -6,13 +6,14 @@ Every departure from Faust's defaults has its reason beside it; several of them 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import os
 import signal
 import time
 import types
 import warnings
-from collections.abc import Awaitable, Callable, Coroutine, Generator
+from collections.abc import Awaitable, Callable, Coroutine, Generator, Mapping
 from functools import partial
 from typing import Any
 
@@ -37,6 +38,7 @@ log = logging.getLogger("headrace.worker")
 
 TEN_YEARS_S = 3.15e8
 STOP_DEADLINE_S = 10.0  # Kafka may be gone; then nothing that Faust waits for will come
+_COMMIT_S = 5.0
 # One fetch is under way at a time: a partition that has just been drained waits behind the long poll of the quiet
 # ones. At 20 ms an idle worker asks 50 times a second, which costs it about 2 % of a core.
 _FETCH_MAX_WAIT_MS = 20
@@ -112,6 +114,25 @@ class WorkerConsumer(driver.Consumer):  # type: ignore[misc]
             crash_point("embed.committed")
         return committed
 
+    def _new_offset(self, tp: Any) -> int | None:
+        """One past the last acknowledged event: they are acknowledged in offset order, so all before it are done.
+
+        Faust looks for gaps, with bounds that are off by one: it commits past an event in flight, and gets past one
+        gap of a compacted log a commit.
+        """
+        acked = self._acked.pop(tp, None)
+        self._acked_index.pop(tp, None)
+        return max(acked) + 1 if acked else None
+
+    async def _add_gap(self, tp: Any, offset_from: int, offset_to: int) -> None:
+        """Nothing: no gap is looked for."""
+
+    async def on_partitions_revoked(self, revoked: Any) -> None:
+        """Commit first: Faust forgets what was acknowledged before it tells anybody, and all of it would come again."""
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(self.commit(), _COMMIT_S)
+        await super().on_partitions_revoked(revoked)
+
     def on_buffer_full(self, tp: Any) -> None:
         """Nothing: a full buffer holds up the delivery of the next event anyhow.
 
@@ -126,8 +147,8 @@ class WorkerConsumer(driver.Consumer):  # type: ignore[misc]
         """
         await super().perform_seek()
         committed = {tp: offset or 0 for tp, offset in self._read_offset.items()}
-        self.start_offsets = {tp.partition: offset for tp, offset in committed.items()}
-        first = await self.earliest_offsets(*committed) if committed else {}
+        ours = list(committed)
+        first, end = await asyncio.gather(self.earliest_offsets(*ours), self.highwaters(*ours)) if ours else ({}, {})
         for tp, offset in committed.items():
             if offset < first[tp]:
                 log.error(
@@ -135,6 +156,23 @@ class WorkerConsumer(driver.Consumer):  # type: ignore[misc]
                     "documents is lost. Publish those again, and give the topic more retention.",
                     *(tp.topic, tp.partition, offset, first[tp] - 1),
                 )
+        await self._read_anew({tp: first[tp] for tp, offset in committed.items() if offset > end[tp]}, end)
+        self.start_offsets = {tp.partition: offset or 0 for tp, offset in self._read_offset.items()}
+
+    async def _read_anew(self, shorter: dict[Any, int], end: Mapping[Any, int]) -> None:
+        """Go back to the first event of logs that are shorter than what was read: Faust would drop all up to there."""
+        if not shorter:
+            return
+        for tp in shorter:
+            log.error(
+                "%s %d was read up to offset %d and ends at %d now: Kafka has lost events. Reading again from its "
+                "beginning; publish again what was published last.",
+                *(tp.topic, tp.partition, self._read_offset[tp], end[tp]),
+            )
+        await self.seek_wait(shorter)
+        for tp, offset in shorter.items():
+            self._read_offset[tp] = offset or None
+            self._committed_offset.pop(tp, None)
 
 
 async def _rest(callback: Coroutine[Any, Any, Any], waits_for: Any) -> Any:

@@ -83,6 +83,16 @@ async def test_dropped_partitions_are_forgotten_and_make_room() -> None:
     assert inbox.waiting(1) == 0
 
 
+async def test_an_event_that_waits_for_room_while_its_partition_is_dropped_is_forgotten_with_it() -> None:
+    inbox = await filled(Inbox(1), event(0, 0))
+    waiting = [asyncio.create_task(inbox.put(event(partition, 1))) for partition in (0, 1)]
+    await asyncio.sleep(0)
+    inbox.drop({0})
+    async with asyncio.timeout(5):
+        await asyncio.gather(*waiting)
+        assert [(item.partition, item.offset) for item in await inbox.take(9, 99)] == [(1, 1)]
+
+
 async def test_a_closed_inbox_takes_nothing_in_and_gives_nothing_out() -> None:
     inbox = await filled(Inbox(10), event(0, 0))
     inbox.close()

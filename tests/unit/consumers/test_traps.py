@@ -1,0 +1,238 @@
+"""The traps of Faust that lose or hide events, each sprung under our workers on the real Faust, without Kafka."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import asynccontextmanager
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from app.embed.records import RecordFactory
+from app.event import Event
+from app.observe.metrics import EmbedMetrics
+from app.settings import Settings
+from app.watchdog import Watchdog
+from consumers.embed.worker import EmbedWorker
+from consumers.faust_app import WorkerConsumer
+from consumers.stalls import StallWatch
+from schemas.errors import Stalled
+from tests.unit.consumers.broker import Broker, app_on, started
+from tests.unit.consumers.parts import until
+from tests.unit.consumers.test_embed_worker import Pipeline
+from tests.unit.embed.parts import LogProducer, raw_event
+
+
+def kafka() -> Any:
+    return SimpleNamespace(trouble=None, run=asyncio.Event().wait)
+
+
+class Failing(Pipeline):
+    """Breaks for good at an offset."""
+
+    def __init__(self, at: int | None = None) -> None:
+        super().__init__()
+        self.at = at
+        self.seen: list[Event] = []
+
+    def process(self, events: Sequence[Event], owns: Any, first: Mapping[int, int] | None = None) -> set[int]:
+        if any(event.offset == self.at for event in events):
+            raise ZeroDivisionError
+        done = super().process(events, owns, first)
+        self.seen += [event for event in events if event.partition in done]
+        return done
+
+    @property
+    def offsets(self) -> list[int]:
+        return [event.offset for event in self.seen]
+
+
+class Embed:
+    """An embed worker with batches of one event."""
+
+    def __init__(self, broker: Broker, pipeline: Failing, **options: Any) -> None:
+        settings = Settings(_env_file=None, watermark_interval_ms=60_000, batch_max_documents=1, inbox_max_events=8)
+        self.broker, self.pipeline = broker, pipeline
+        self.app = app_on(broker, settings, WorkerConsumer, table_standby_replicas=0, **options)
+        records = RecordFactory("d.changes", "d.vectors", "d.dlq", "epoch", "m")
+        parts: Any = (self.app, pipeline, records, LogProducer(), kafka(), EmbedMetrics(), Watchdog(0))
+        self.worker = EmbedWorker(settings, *parts)
+
+    @asynccontextmanager
+    async def running(self) -> AsyncIterator[asyncio.Task[None]]:
+        async with started(self.app):
+            working = asyncio.create_task(self.worker.run())
+            try:
+                yield working
+            finally:
+                self.pipeline.gate.set()
+                working.cancel()
+                await asyncio.gather(working, return_exceptions=True)
+                self.worker._thread.shutdown()
+
+    def committed(self) -> dict[int, int]:
+        return {tp.partition: offset for tp, offset in self.broker.committed.items()}
+
+
+def changes(*offsets: int, value: bytes | None = b"{}") -> list[Event]:
+    return [raw_event(offset, b"k", value) for offset in offsets]
+
+
+def embed(*events: Event, at: int | None = None, **options: Any) -> Embed:
+    broker = Broker("documents.changes", 0)
+    broker.write(*events)
+    return Embed(broker, Failing(at), **options)
+
+
+async def test_a_batch_that_breaks_the_worker_is_never_committed_past() -> None:
+    parts = embed(*changes(*range(6)), at=3)
+    async with parts.running() as working:
+        await asyncio.wait([working], timeout=10)
+        assert isinstance(working.exception(), ExceptionGroup)
+    assert (parts.pipeline.offsets, parts.committed()) == ([0, 1, 2], {0: 3})
+
+
+async def test_an_agent_that_fails_ends_the_app_and_its_event_is_never_committed_past(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    parts = embed()
+    put = parts.worker._inbox.put
+
+    async def fails(event: Event) -> None:
+        if event.offset == 3:
+            raise ZeroDivisionError
+        await put(event)
+
+    monkeypatch.setattr(parts.worker._inbox, "put", fails)
+    async with parts.running():
+        parts.broker.write(*changes(*range(6)))
+        await until(lambda: parts.app.crash_reason is not None, 10)
+        assert isinstance(parts.app.crash_reason, ZeroDivisionError)
+    assert parts.committed().get(0, 0) <= 3
+
+
+async def test_offsets_that_were_compacted_away_neither_hold_up_commits_nor_let_them_run_ahead() -> None:
+    parts = embed()
+    async with parts.running():
+        parts.broker.write(*changes(100, 105, 106, 109))
+        parts.pipeline.gate.clear()
+        await until(lambda: parts.pipeline.batches)
+        await parts.app.consumer.commit()
+        assert parts.committed() == {}
+        parts.pipeline.gate.set()
+        await until(lambda: parts.pipeline.offsets == [100, 105, 106, 109] and parts.worker._idle.is_set())
+        await parts.app.consumer.commit()
+        assert parts.committed()[0] == 110
+
+
+async def test_one_commit_gets_past_any_number_of_compacted_offsets() -> None:
+    offsets = list(range(7, 400, 2))
+    parts = embed(*changes(*offsets), broker_commit_interval=3600.0)
+    async with parts.running():
+        await until(lambda: parts.pipeline.offsets == offsets and parts.worker._idle.is_set(), 20)
+        await parts.app.consumer.commit()
+        assert parts.committed() == {0: 400}
+
+
+async def test_an_event_that_waits_for_room_during_a_rebalance_does_not_get_ahead_of_those_before_it() -> None:
+    """The inbox is emptied then, so there is room: worked on, its acknowledgement would stand for all before it."""
+    parts = embed()
+    commit = parts.broker.commit
+
+    async def slow_commit(offsets: Mapping[Any, int]) -> bool:
+        await asyncio.sleep(0.1)
+        return await commit(offsets)
+
+    parts.broker.commit = slow_commit  # type: ignore[method-assign]
+    async with parts.running():
+        parts.pipeline.gate.clear()
+        parts.broker.write(*changes(*range(30)))
+        await until(lambda: not parts.worker._inbox._room.is_set() and parts.pipeline.batches)
+        await asyncio.sleep(0.05)  # until the agent waits
+        rebalance = asyncio.create_task(parts.broker.rebalance(0))
+        await until(lambda: parts.worker._leaving)
+        parts.pipeline.gate.set()
+        await asyncio.wait_for(rebalance, 10)
+        await until(lambda: 29 in parts.pipeline.offsets)
+        assert parts.pipeline.offsets == list(range(30))
+
+
+async def test_what_was_acknowledged_is_committed_before_a_rebalance_forgets_it() -> None:
+    parts = embed(*changes(*range(5)), broker_commit_interval=3600.0)
+    async with parts.running():
+        await until(lambda: len(parts.pipeline.seen) == 5 and parts.worker._idle.is_set())
+        assert parts.committed() == {}
+        await parts.broker.rebalance(0)
+        assert parts.committed() == {0: 5}
+        parts.broker.write(*changes(5))
+        await until(lambda: 5 in parts.pipeline.offsets)
+        assert parts.pipeline.offsets == [0, 1, 2, 3, 4, 5]
+
+
+async def test_a_log_that_is_shorter_than_what_was_committed_is_read_from_its_beginning_and_told(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    parts = embed(*changes(*range(3)))
+    parts.broker.committed[parts.broker.tps[0]] = 500
+    async with parts.running():
+        await until(lambda: parts.pipeline.offsets == [0, 1, 2])
+        parts.broker.write(*changes(3))
+        await until(lambda: parts.pipeline.offsets == [0, 1, 2, 3] and parts.worker._idle.is_set())
+        await parts.app.consumer.commit()
+        assert parts.committed() == {0: 4}
+    assert "was read up to offset 500 and ends at 3 now" in caplog.text
+
+
+async def test_events_deleted_before_they_were_read_are_told_and_the_rest_is_read_and_committed(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    parts = embed(*changes(*range(10)))
+    (tp,) = parts.broker.tps.values()
+    parts.broker.committed[tp], parts.broker.first[tp] = 2, 6
+    async with parts.running():
+        await until(lambda: parts.pipeline.offsets == [6, 7, 8, 9] and parts.worker._idle.is_set())
+        await parts.app.consumer.commit()
+        assert parts.committed() == {0: 10}
+    assert "events 2 to 5 were deleted by Kafka before they were read" in caplog.text
+
+
+async def test_no_value_no_key_and_no_json_come_to_the_worker_as_they_are() -> None:
+    strange = [
+        raw_event(0, b"k", None),
+        raw_event(1, None, b"\xff\x00"),
+        raw_event(2, b"\xff", b"", headers=[("a", b"1"), ("a", b"2")]),
+    ]
+    parts = embed(*strange)
+    async with parts.running():
+        await until(lambda: len(parts.pipeline.seen) == 3)
+    for came, sent in zip(parts.pipeline.seen, strange, strict=True):
+        assert (came.key, came.value, came.headers) == (sent.key, sent.value, sent.headers)
+        assert came.timestamp_ms == sent.timestamp_ms
+
+
+async def test_more_events_than_the_stream_buffer_holds_all_come_in_order() -> None:
+    parts = embed(*changes(*range(300)), stream_buffer_maxsize=16)
+    async with parts.running():
+        await until(lambda: len(parts.pipeline.seen) == 300, 20)
+    assert parts.pipeline.offsets == list(range(300))
+
+
+async def test_a_seek_that_takes_longer_than_faust_waits_for_it_ends_the_worker_instead_of_leaving_it_idle() -> None:
+    """Faust's recovery ends for ever then, and says nothing: the rebalance never ends."""
+    parts = embed(*changes(0), broker_request_timeout=0.05)
+    now = [0.0]
+    watch = StallWatch(parts.app, kafka(), 100, lambda: True, lambda: now[0])
+    async with parts.running():
+        await until(lambda: parts.pipeline.seen)
+        parts.broker.gate.clear()
+        await parts.broker.rebalance(0)
+        await asyncio.sleep(0.2)  # longer than it waits
+        parts.broker.gate.set()
+        await asyncio.sleep(0.05)
+        assert parts.app.rebalancing
+        await watch.look()
+        now[0] = 100
+        with pytest.raises(Stalled, match="does not end"):
+            await watch.look()
