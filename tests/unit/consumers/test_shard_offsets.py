@@ -1,0 +1,142 @@
+"""Offsets of our own on the real Faust: an index worker starts where its shards' files end."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from app.event import Event
+from consumers.index.consumer import ShardConsumer
+from tests.unit.consumers import test_index_worker as index
+from tests.unit.consumers.broker import Broker, app_on, started
+from tests.unit.consumers.parts import until
+from tests.unit.shard.parts import document, shard_settings, unit
+
+
+class Index:
+    """An index worker; what it applied, in order."""
+
+    def __init__(self, folder: Path, broker: Broker, monkeypatch: pytest.MonkeyPatch, **changed: Any) -> None:
+        settings = shard_settings(folder, **changed)
+        self.broker = broker
+        self.app = app_on(broker, settings, ShardConsumer, canonical_url="http://me")
+        monkeypatch.setattr(index, "FakeFaust", lambda *_: self.app)
+        monkeypatch.setattr(index, "shard_settings", lambda _: settings)
+        self.worker = index.Parts(folder, []).worker
+        self.applied: list[int] = []
+        apply = self.worker._apply
+
+        def noting(partition: int, events: list[Event]) -> None:
+            apply(partition, events)
+            self.applied += [event.offset for event in events]
+
+        monkeypatch.setattr(self.worker, "_apply", noting)
+
+    @asynccontextmanager
+    async def running(self) -> AsyncIterator[None]:
+        async with started(self.app):
+            working = asyncio.create_task(self.worker.run())
+            try:
+                yield
+            finally:
+                working.cancel()
+                await asyncio.gather(working, return_exceptions=True)
+        self.worker.close()
+
+
+@pytest.fixture
+def broker() -> Broker:
+    return Broker("documents.vectors", 0)
+
+
+def documents(*offsets: int) -> list[Event]:
+    return [document(offset, f"d{offset}", unit(1)) for offset in offsets]
+
+
+async def first_run(folder: Path, broker: Broker, monkeypatch: pytest.MonkeyPatch, *offsets: int) -> None:
+    parts = Index(folder, broker, monkeypatch)
+    async with parts.running():
+        broker.write(*documents(*offsets))
+        await until(lambda: parts.applied == list(offsets), 20)
+    assert broker.committed == {}
+
+
+async def test_reading_starts_where_the_shard_ends_whatever_the_group_committed(
+    tmp_path: Path, broker: Broker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await first_run(tmp_path, broker, monkeypatch, 0, 1, 2)
+    broker.write(*documents(3, 4))
+    for committed in (0, 5):
+        broker.committed[broker.tps[0]] = committed
+        parts = Index(tmp_path, broker, monkeypatch)
+        start = 3 if not committed else 5
+        async with parts.running():
+            assert broker.sought[-1] == {0: start}
+            if committed:
+                broker.write(*documents(5))
+            await until(
+                lambda parts=parts, start=start: parts.worker.next_offset(0) == start + (1 if start == 5 else 2)
+            )
+    assert broker.committed[broker.tps[0]] == 5
+
+
+@pytest.mark.parametrize("cut", ["the log is shorter", "its beginning is gone"])
+async def test_a_place_that_the_log_does_not_hold_rebuilds_the_shard_and_no_record_vanishes(
+    tmp_path: Path, broker: Broker, monkeypatch: pytest.MonkeyPatch, cut: str
+) -> None:
+    await first_run(tmp_path, broker, monkeypatch, 0, 1, 2)
+    again = Broker("documents.vectors", 0)
+    offsets = [0, 1] if cut == "the log is shorter" else [7, 8]
+    again.write(*documents(*offsets))
+    again.first[again.tps[0]] = offsets[0]
+    parts = Index(tmp_path, again, monkeypatch)
+    async with parts.running():
+        again.write(*documents(offsets[-1] + 1))
+        await until(lambda: parts.applied == [*offsets, offsets[-1] + 1], 20)
+        assert set(index.found(parts.worker.shards.open[0], unit(1))) == {f"d{offset}" for offset in parts.applied}
+
+
+async def test_of_two_seeks_at_once_the_second_waits_for_the_first(
+    tmp_path: Path, broker: Broker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    parts = Index(tmp_path, broker, monkeypatch)
+    asked = [0]
+    earliest = broker.earliest_offsets
+
+    async def counting(*tps: Any) -> Any:
+        asked[0] += 1
+        return await earliest(*tps)
+
+    broker.earliest_offsets = counting  # type: ignore[method-assign]
+    async with parts.running():
+        broker.gate.clear()
+        asked[0] = 0
+        seeks = [asyncio.create_task(parts.app.consumer.perform_seek()) for _ in range(2)]
+        await asyncio.sleep(0.05)
+        assert asked == [1]
+        broker.gate.set()
+        await asyncio.wait_for(asyncio.gather(*seeks), 10)
+        assert asked == [2]
+
+
+async def test_after_a_rebalance_under_a_full_inbox_every_record_is_applied_once_and_in_order(
+    tmp_path: Path, broker: Broker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    parts = Index(tmp_path, broker, monkeypatch, inbox_max_events=8)
+    refusal: list[str | None] = ["no memory"]
+    monkeypatch.setattr(index.module, "_PAUSE_S", 0.02)
+    monkeypatch.setattr(parts.worker.shards, "refusal", lambda: refusal[0])
+    async with parts.running():
+        broker.write(*documents(*range(30)))
+        await until(lambda: not parts.worker._inbox._room.is_set())
+        await asyncio.sleep(0.05)  # until the agent waits
+        refusal[0] = None
+        await asyncio.wait_for(broker.rebalance(0), 10)
+        await until(lambda: parts.worker.next_offset(0) == 30, 20)
+        assert parts.applied == sorted(set(parts.applied))
+        assert len(index.found(parts.worker.shards.open[0], unit(1), 99)) == 30
