@@ -1,4 +1,4 @@
-"""Faust sometimes reads no more after a rebalance or an outage, or never ends one, without an error: noticed here."""
+"""Faust sometimes reads no more after a rebalance or an outage, without an error: noticed here."""
 
 from __future__ import annotations
 
@@ -20,10 +20,9 @@ INTERVAL_S = 5.0
 
 
 class StallWatch:
-    """Whether records wait in Kafka for a worker that has nothing to do, or a rebalance does not end.
+    """Whether records wait in Kafka for a worker that has nothing to do.
 
-    None ends after a seek that took longer than Faust waits for it. limit_s: after so long the worker ends; 0: never.
-    idle: whether the worker has nothing in its hands.
+    limit_s: after so long the worker ends; 0: never. idle: whether the worker has nothing in its hands.
     """
 
     def __init__(
@@ -58,7 +57,7 @@ class StallWatch:
                 await self.look()
 
     async def look(self) -> None:
-        """Raises Stalled if nothing has been read for too long though there is something, or could not be."""
+        """Raises Stalled if nothing has been read for too long though there is something."""
         app = self._app
         if self._kafka.trouble is not None or not app.started or app.rebalancing or not self._idle():
             self._still, self._trouble = {}, None
@@ -79,7 +78,6 @@ class StallWatch:
         }
         self._trouble = None
         if not self._still:
-            self.trouble = None
             return
         tp, (place, since) = min(self._still.items(), key=lambda item: item[1][1])
         if now - since < self._limit_s * TROUBLE_SHARE:

@@ -98,6 +98,20 @@ def test_every_path_a_page_names_exists(page: Path) -> None:
 
 
 @each_page
+def test_every_test_a_page_names_exists(page: Path) -> None:
+    named = re.findall(r"`(tests/[\w/]+\.py)::(\w+)`", page.read_text())
+
+    assert page.name != "faust.md" or len(named) > 30
+    assert [(file, name) for file, name in named if name not in _tests(ROOT / file)] == []
+
+
+def test_every_trap_names_the_test_that_would_catch_it() -> None:
+    rows = [line for line in (DOCS / "faust.md").read_text().splitlines() if line.startswith("| ")]
+
+    assert [row for row in rows if "| the test |" not in row and "::test_" not in row.split(" | ")[-1]] == []
+
+
+@each_page
 def test_every_make_target_exists(page: Path) -> None:
     targets = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
     named = {match for code in _code(page.read_text()) for match in re.findall(r"^make ([a-z-]+)", code)}
@@ -130,6 +144,11 @@ def test_every_decision_has_context_decision_and_consequences() -> None:
 def _metric_names(registry: CollectorRegistry) -> set[str]:
     names = re.findall(r"^# TYPE (\S+)", exposition(registry).decode(), re.MULTILINE)
     return {name for name in names if not name.endswith("_created")}
+
+
+@cache
+def _tests(file: Path) -> frozenset[str]:
+    return frozenset(re.findall(r"^(?:async )?def (test_\w+)\(", file.read_text(), re.MULTILINE))
 
 
 def _without_code(text: str) -> str:
