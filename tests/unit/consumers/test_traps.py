@@ -17,8 +17,7 @@ from app.settings import Settings
 from app.watchdog import Watchdog
 from consumers.embed.worker import EmbedWorker
 from consumers.faust_app import WorkerConsumer
-from consumers.stalls import StallWatch
-from schemas.errors import Stalled
+from consumers.joining import joining
 from tests.unit.consumers.broker import Broker, app_on, started
 from tests.unit.consumers.parts import until
 from tests.unit.consumers.test_embed_worker import Pipeline
@@ -222,17 +221,19 @@ async def test_more_events_than_the_stream_buffer_holds_all_come_in_order() -> N
 async def test_a_seek_that_takes_longer_than_faust_waits_for_it_ends_the_worker_instead_of_leaving_it_idle() -> None:
     """Faust's recovery ends for ever then, and says nothing: the rebalance never ends."""
     parts = embed(*changes(0), broker_request_timeout=0.05)
-    now = [0.0]
-    watch = StallWatch(parts.app, kafka(), 100, lambda: True, lambda: now[0])
-    async with parts.running():
-        await until(lambda: parts.pipeline.seen)
-        parts.broker.gate.clear()
-        await parts.broker.rebalance(0)
-        await asyncio.sleep(0.2)  # longer than it waits
-        parts.broker.gate.set()
-        await asyncio.sleep(0.05)
-        assert parts.app.rebalancing
-        await watch.look()
-        now[0] = 100
-        with pytest.raises(Stalled, match="does not end"):
-            await watch.look()
+    now, ended = [0.0], list[str]()
+    watchdog = Watchdog(300, lambda: now[0], ended.append)
+    with joining(watchdog, parts.app, kafka(), lambda: True):
+        async with parts.running():
+            await until(lambda: parts.pipeline.seen)
+            watchdog.look()
+            parts.broker.gate.clear()
+            await parts.broker.rebalance(0)
+            await asyncio.sleep(0.2)  # longer than it waits
+            parts.broker.gate.set()
+            await asyncio.sleep(0.05)
+            assert parts.app.rebalancing
+            now[0] = 301
+            watchdog.look()
+    assert len(ended) == 1
+    assert ended[0].startswith("joining the consumer group has taken 301 s")
