@@ -30,6 +30,11 @@ class Inbox:
     def __len__(self) -> int:
         return self._count
 
+    @property
+    def has_room(self) -> bool:
+        """Whether `put` returns at once; else nothing more is fetched."""
+        return self._room.is_set()
+
     def waiting(self, partition: int) -> int:
         """Number of events of the partition that wait."""
         return len(self._queues.get(partition, ()))

@@ -20,9 +20,10 @@ INTERVAL_S = 5.0
 
 
 class StallWatch:
-    """Whether records wait in Kafka for a worker that has nothing to do.
+    """Whether records of a partition wait in Kafka and are not read, for all that the worker has room.
 
-    limit_s: after so long the worker ends; 0: never. idle: whether the worker has nothing in its hands.
+    limit_s: after so long the worker ends; 0: never. has_room: whether the worker takes in
+    what comes; while it does not, nothing is fetched.
     """
 
     def __init__(
@@ -30,14 +31,14 @@ class StallWatch:
         app: faust.App,
         kafka: KafkaWatch,
         limit_s: float,
-        idle: Callable[[], bool],
+        has_room: Callable[[], bool],
         clock: Callable[[], float] = time.monotonic,
         watchdog: Watchdog | None = None,
     ) -> None:
         self._app = app
         self._kafka = kafka
         self._limit_s = limit_s
-        self._idle = idle
+        self._has_room = has_room
         self._clock = clock
         self._watchdog = watchdog or Watchdog(0)
         self._still: dict[Any, tuple[int, float]] = {}  # by partition: where reading stands, and since when
@@ -59,7 +60,7 @@ class StallWatch:
     async def look(self) -> None:
         """Raises Stalled if nothing has been read for too long though there is something."""
         app = self._app
-        if self._kafka.trouble is not None or not app.started or app.rebalancing or not self._idle():
+        if self._kafka.trouble is not None or not app.started or app.rebalancing or not self._has_room():
             self._still, self._trouble = {}, None
             return
         consumer = app.consumer

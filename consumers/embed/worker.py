@@ -60,7 +60,7 @@ class EmbedWorker:
         self._kafka = kafka
         self._metrics = metrics
         self._watchdog = watchdog
-        self._stalls = StallWatch(app, kafka, settings.stall_timeout_s, self._waits, watchdog=watchdog)
+        self._stalls = StallWatch(app, kafka, settings.stall_timeout_s, lambda: self._inbox.has_room, watchdog=watchdog)
         self._batch_bytes = settings.batch_max_bytes or pipeline.batch_bytes
         self._inbox = Inbox(settings.inbox_max_events)
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="embed-pipeline")
@@ -112,9 +112,6 @@ class EmbedWorker:
         self._inbox.close()
         await self._settle(STOP_S)
         self._thread.shutdown(wait=False, cancel_futures=True)
-
-    def _waits(self) -> bool:
-        return self._idle.is_set() and not len(self._inbox)
 
     def _connect_agent(self) -> None:
         topic = raw_topic(self._app, self._settings.changes_topic)

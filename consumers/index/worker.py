@@ -70,7 +70,7 @@ class IndexWorker:
         self._metrics = metrics
         self._to_topics = to_topics
         self._watchdog = watchdog
-        self._stalls = StallWatch(app, kafka, settings.stall_timeout_s, self._waits, watchdog=watchdog)
+        self._stalls = StallWatch(app, kafka, settings.stall_timeout_s, lambda: self._inbox.has_room, watchdog=watchdog)
         self._url = url
         self._inbox = Inbox(settings.inbox_max_events)
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="shard-writer")
@@ -142,9 +142,6 @@ class IndexWorker:
             *(partition, wanted, first, end),
         )
         self.shards.reset(partition)
-
-    def _waits(self) -> bool:
-        return self._idle.is_set() and not len(self._inbox)
 
     def _connect_agent(self) -> None:
         # acks=False: progress is in the shards' files alone, Faust's own bookkeeping would cost and could lie

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import signal
 import threading
 import time
@@ -11,7 +12,7 @@ from contextlib import contextmanager, suppress
 import httpx
 import pytest
 import redis as redis_client
-from confluent_kafka import TopicPartition
+from confluent_kafka import Producer, TopicPartition
 from confluent_kafka.admin import AdminClient, AlterConfigOpType, ConfigEntry, ConfigResource
 
 from app.embed.attempts import MOST_DEATHS
@@ -174,6 +175,27 @@ def test_a_text_that_kills_the_embed_worker_again_and_again_becomes_a_dead_lette
     told = decode_dead_letter(letter.headers())
     assert (told.stage, told.error_class) == ("embed", "UnembeddableText")
     assert told.message == "the embed worker ended 3 times, killed or hung, while the model had this text"
+
+
+def test_a_partition_that_ends_with_a_transaction_stays_fresh(
+    make_stack: MakeStack, shared_kafka: LocalKafka, shared_redis: LocalRedis
+) -> None:
+    """The marker of a transaction has an offset, and no worker ever gets to see it."""
+    stack = make_stack(shared_kafka.address, shared_redis.url, runtime="hashing", partitions=1)
+    stack.start()
+    producer = Producer({"bootstrap.servers": stack.settings.brokers, "transactional.id": unique("t"), "log_level": 0})
+    producer.init_transactions(30)
+    for text, finish in (("committed", producer.commit_transaction), ("taken back", producer.abort_transaction)):
+        producer.begin_transaction()
+        value = json.dumps({"op": "upsert", "id": text, "text": f"What was {text}."})
+        producer.produce(stack.settings.changes_topic, value, text.encode(), 0)
+        producer.flush(30)
+        finish(30)
+    end = 3  # two events and two markers: offsets 0 to 3
+    assert set(stack.hits("what", min_offsets={"0": end}, timeout_ms=30_000)) == {"committed"}
+    for _ in range(5):
+        staleness_ms = stack.search("what", max_staleness_ms=5000, timeout_ms=30_000)["freshness"]["staleness_ms"]
+        assert staleness_ms <= 5000
 
 
 class Client:

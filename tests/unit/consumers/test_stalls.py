@@ -39,8 +39,8 @@ class Parts:
             started=True, rebalancing=False, consumer=self.consumer, _consumer=self.consumer
         )
         self.kafka: Any = SimpleNamespace(trouble=None)
-        self.idle, self.now = True, 0.0
-        self.watch = StallWatch(self.app, self.kafka, 100, lambda: self.idle, lambda: self.now)
+        self.has_room, self.now = True, 0.0
+        self.watch = StallWatch(self.app, self.kafka, 100, lambda: self.has_room, lambda: self.now)
 
     async def after(self, seconds: float) -> str | None:
         self.now += seconds
@@ -66,16 +66,16 @@ async def test_a_partition_that_is_read_on_is_no_stall() -> None:
         assert await parts.after(24) is None
 
 
-@pytest.mark.parametrize("excuse", ["busy", "kafka", "rebalancing"])
+@pytest.mark.parametrize("excuse", ["full", "kafka", "rebalancing"])
 async def test_an_excuse_begins_the_clock_anew(excuse: str) -> None:
     parts = Parts()
     parts.consumer.ends[TP("t", 1)] = 7
     await parts.after(0)
     assert await parts.after(50) is not None
-    parts.idle, parts.app.rebalancing = excuse != "busy", excuse == "rebalancing"
+    parts.has_room, parts.app.rebalancing = excuse != "full", excuse == "rebalancing"
     parts.kafka.trouble = "away" if excuse == "kafka" else None
     assert await parts.after(60) is None
-    parts.idle, parts.app.rebalancing, parts.kafka.trouble = True, False, None
+    parts.has_room, parts.app.rebalancing, parts.kafka.trouble = True, False, None
     assert await parts.after(1) is None
     assert await parts.after(24) is None
 
