@@ -13,17 +13,20 @@ from app.settings import Settings
 from schemas.errors import BrokerUnavailable, TopicsWrong
 
 TIMEOUT_S = 10.0
+BROKERS_TIME = {"message.timestamp.type": "LogAppendTime"}
 LETTER_ROOM_BYTES = 2**16  # what the error headers may add to an event that is as large as an event may be
 
 
 @dataclass(frozen=True, slots=True)
 class TopicPlan:
-    """What a topic needs. `exact`: configuration that must be so; `at_least`: smallest accepted values."""
+    """What a topic needs. `exact`: configuration that must be so; `at_least`: smallest accepted values; `made`: what a
+    topic that we make has beyond that."""
 
     name: str
     partitions: int
     exact: dict[str, str]
     at_least: dict[str, int]
+    made: dict[str, str]
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,15 +52,22 @@ def topic_plans(settings: Settings) -> tuple[TopicPlan, TopicPlan, TopicPlan]:
     """The changes, vectors and dead-letter topic as `topics create` makes them.
 
     Changes are kept for ever in compacted form: the last state of every document can be embedded again with
-    another model. Dead letters wait for people: 30 days.
+    another model. Their timestamps are the broker's, so that "everything up to then" is true whatever the clocks of
+    producers say. Dead letters wait for people: 30 days.
     """
     size = {"max.message.bytes": settings.max_record_bytes}
     tombstones = {"delete.retention.ms": settings.tombstone_retention_hours * 3_600_000}
     compacted = {"cleanup.policy": "compact"}
     return (
-        TopicPlan(settings.changes_topic, settings.partitions, compacted, size | tombstones),
-        TopicPlan(settings.vectors_topic, settings.partitions, compacted, size | tombstones),
-        TopicPlan(settings.dlq_topic, 1, {"cleanup.policy": "delete"}, size | {"retention.ms": 30 * 24 * 3_600_000}),
+        TopicPlan(settings.changes_topic, settings.partitions, compacted, size | tombstones, BROKERS_TIME),
+        TopicPlan(settings.vectors_topic, settings.partitions, compacted, size | tombstones, {}),
+        TopicPlan(
+            settings.dlq_topic,
+            1,
+            {"cleanup.policy": "delete"},
+            size | {"retention.ms": 30 * 24 * 3_600_000},
+            {"max.message.bytes": str(settings.max_record_bytes + LETTER_ROOM_BYTES)},
+        ),
     )
 
 
@@ -98,7 +108,7 @@ class TopicAdmin:
                 plan.name,
                 num_partitions=plan.partitions,
                 replication_factor=self._settings.replication_factor,
-                config=plan.exact | {name: str(value) for name, value in plan.at_least.items()},
+                config=plan.exact | {name: str(value) for name, value in plan.at_least.items()} | plan.made,
             )
             for plan in plans
         ]

@@ -8,6 +8,7 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from datetime import datetime
 
 import httpx
 import pytest
@@ -196,6 +197,24 @@ def test_a_partition_that_ends_with_a_transaction_stays_fresh(
     for _ in range(5):
         staleness_ms = stack.search("what", max_staleness_ms=5000, timeout_ms=30_000)["freshness"]["staleness_ms"]
         assert staleness_ms <= 5000
+
+
+def test_the_clock_of_a_producer_says_nothing_about_how_fresh_a_shard_is(
+    make_stack: MakeStack, shared_kafka: LocalKafka, shared_redis: LocalRedis
+) -> None:
+    stack = make_stack(shared_kafka.address, shared_redis.url, runtime="hashing", partitions=1)
+    stack.start()
+    producer = Producer({"bootstrap.servers": stack.settings.brokers, "log_level": 0})
+    before_ms = time.time_ns() // 1_000_000
+    for number, hour_ms in enumerate((-3_600_000, 3_600_000)):
+        value = json.dumps({"id": f"d{number}", "text": "A clock that is wrong."})
+        producer.produce(stack.settings.changes_topic, value, f"d{number}", 0, timestamp=before_ms + hour_ms)
+    assert producer.flush(30) == 0
+    answer = stack.search("clock", min_offsets={"0": 1}, timeout_ms=30_000)
+    after_ms = time.time_ns() // 1_000_000
+    times = [answer["freshness"]["as_of"], *(hit["event_time"] for hit in answer["hits"])]
+    assert len(times) == 3
+    assert all(before_ms <= datetime.fromisoformat(at).timestamp() * 1000 <= after_ms for at in times), times
 
 
 class Client:
