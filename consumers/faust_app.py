@@ -31,6 +31,7 @@ from app.kafka.lease import GroupLease
 from app.kafka.watch import KafkaWatch
 from app.redis_link import RedisLink
 from app.settings import Settings
+from consumers import silence
 from consumers.unreadable import UnreadableRecords
 from schemas.errors import Fatal, HeadraceError
 
@@ -48,6 +49,7 @@ class _ConsumerThread(driver.AIOKafkaConsumerThread):  # type: ignore[misc]
     async def on_start(self) -> None:
         """Let every heartbeat that the group answers renew the lease; the first one goes out at once after joining."""
         await super().on_start()
+        silence.attach(self._consumer)
         self.consumer.unreadable.attach(self._consumer)
         coordinator, lease = self._consumer._coordinator, self.consumer.lease
         heartbeat, rejoin = coordinator._do_heartbeat, coordinator._do_rejoin_group

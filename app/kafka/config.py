@@ -14,6 +14,8 @@ def librdkafka_config(settings: Settings, client_id: str) -> dict[str, Any]:
         "bootstrap.servers": settings.brokers,
         "client.id": client_id,
         "security.protocol": settings.kafka_security_protocol,
+        # a broker whose machine is gone closes no connection: what it was asked is asked again after this
+        "socket.timeout.ms": 20_000,
         "log_level": 2,  # critical only: this program reports broken connections itself, once, in its own words
     }
     if settings.kafka_security_protocol.startswith("SASL"):

@@ -165,7 +165,7 @@ async def test_only_an_answered_heartbeat_renews_the_lease_and_joining_sends_one
     monkeypatch.setattr(driver.AIOKafkaConsumerThread, "on_start", start)
     monkeypatch.setattr(app.consumer.unreadable, "attach", lambda _: None)
     coordinator = SimpleNamespace(_do_heartbeat=heartbeat, _do_rejoin_group=rejoin)
-    thread._consumer = SimpleNamespace(_coordinator=coordinator)
+    thread._consumer = SimpleNamespace(_coordinator=coordinator, _client=SimpleNamespace(send=None))
     await thread.on_start()
     assert not await coordinator._do_heartbeat()
     assert await coordinator._do_rejoin_group(None)
