@@ -139,14 +139,17 @@ async def test_after_a_rebalance_under_a_full_inbox_every_record_is_applied_once
     parts = Index(tmp_path, broker, monkeypatch, inbox_max_events=8)
     inbox, others_are_done = parts.worker._inbox, asyncio.Event()
 
-    async def another(*_: Any, **__: Any) -> None:
-        await others_are_done.wait()
-
     async with parts.running(at_once=False) as begin:
         broker.write(*documents(*range(30)))
         await until(lambda: not inbox._room.is_set())
         await asyncio.sleep(0.05)  # until the agent waits
-        parts.app.on_partitions_revoked.connect(another)
+        let_go = parts.app.consumer.on_partitions_revoked
+
+        async def while_others_work(revoked: Any) -> None:
+            await let_go(revoked)
+            await others_are_done.wait()
+
+        monkeypatch.setattr(parts.app.consumer, "on_partitions_revoked", while_others_work)
         rebalance = asyncio.create_task(broker.rebalance(0))
         await until(lambda: inbox._drops[0])
         begin()

@@ -215,7 +215,7 @@ async def test_a_search_that_does_not_end_is_told(tmp_path: Path, monkeypatch: p
     now, hung, go_on = [0.0], threading.Event(), threading.Event()
     watchdog = Watchdog(100, lambda: now[0])
 
-    def hangs(*_: object) -> list[object]:
+    def hangs(*_: object, **__: object) -> list[object]:
         hung.set()
         assert go_on.wait(10)
         return []
