@@ -68,6 +68,8 @@ class Visibility:
                 self._loop.call_soon_threadsafe(self._ask_for, (document, partition, slow))
             else:
                 self._trace(document, partition, slow=slow, probed=None)
+        if met or missed:
+            self._metrics.last_change.labels(str(partition)).set(visible_ns / 1e9)
         self._metrics.objective.labels("met").inc(met)
         self._metrics.objective.labels("missed").inc(missed)
         self.objective.count(met, missed)

@@ -174,6 +174,12 @@ class IndexMetrics:
             ["shard"],
             registry=self.registry,
         )
+        self.last_change = Gauge(
+            "headrace_shard_last_change_timestamp_seconds",
+            "When a change of a document last became visible here; a producer that is silent shows in this alone",
+            ["shard"],
+            registry=self.registry,
+        )
         self.documents = Gauge(
             "headrace_shard_documents", "Documents that can be found", ["shard"], registry=self.registry
         )
