@@ -11,7 +11,7 @@ from typing import Any
 from prometheus_client import Counter, Gauge, Histogram
 
 from app.model.embedder import Embedder
-from app.observe.metrics import EmbedMetrics
+from app.observe.metrics import EmbedMetrics, counts_by_label
 from app.redis_link import RedisLink
 from app.registry import Registry
 from app.watchdog import Watchdog
@@ -56,7 +56,7 @@ class EmbedStatus:
     def body(self) -> dict[str, Any]:
         """The numbers are since the worker's start, but `events_per_s` of the last ten seconds; any thread."""
         metrics, reason = self._metrics, self._ready()
-        chunks = _by_label(metrics.chunks)
+        chunks = counts_by_label(metrics.chunks)
         misses = chunks.get(_MISSES, 0)
         hits = sum(chunks.values()) - misses
         batches = _samples(metrics.batch_events)["_count"]
@@ -64,14 +64,14 @@ class EmbedStatus:
             "ready": reason is None,
             "reason": reason,
             "partitions": list(self._owned()),
-            "events": _by_label(metrics.events),
+            "events": counts_by_label(metrics.events),
             "events_per_s": self._events_per_s(),
             "waiting_events": int(_value(metrics.waiting)),
             "batches": int(batches),
             "batch_events": _mean(metrics.batch_events),
             "batch_seconds": _mean(metrics.batch_seconds),
             "chunks": chunks,
-            "cuts": _by_label(metrics.cuts),
+            "cuts": counts_by_label(metrics.cuts),
             "hits": hits,
             "misses": misses,
             "hit_ratio": round(hits / (hits + misses), 4) if hits + misses else None,
@@ -123,10 +123,3 @@ def _value(metric: Counter | Gauge) -> float:
 def _mean(metric: Histogram) -> float | None:
     samples = _samples(metric)
     return round(samples["_sum"] / samples["_count"], 4) if samples["_count"] else None
-
-
-def _by_label(metric: Counter) -> dict[str, int]:
-    """Counts by the metric's one label."""
-    (family,) = metric.collect()
-    counted = [sample for sample in family.samples if sample.name.endswith("_total")]
-    return {next(iter(sample.labels.values())): int(sample.value) for sample in counted}

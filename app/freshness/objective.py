@@ -57,5 +57,9 @@ class Objective:
 
     def burn(self, seconds: float) -> float:
         """How fast the budget is used up; 0 where nothing came."""
-        met, missed = self.window(seconds)
-        return 0.0 if not missed else missed / (met + missed) / (1 - self.ratio)
+        return burn(*self.window(seconds), self.ratio)
+
+
+def burn(met: int, missed: int, ratio: float) -> float:
+    """Of documents of which `ratio` must meet the objective; 0 where nothing came."""
+    return 0.0 if not missed else missed / (met + missed) / (1 - ratio)

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
+from typing import Any
 
 import aiohttp
 
 from app.event import Event
 from app.freshness.objective import Objective
 from app.freshness.probe import Probe, Probed
+from app.freshness.recent import RecentDocuments, whole
 from app.freshness.traces import FreshnessTraces, steps
 from app.observe.metrics import IndexMetrics
 from app.observe.tracing import is_chosen, trace_id_of
@@ -31,6 +33,7 @@ class Visibility:
     ) -> None:
         self._traces = traces
         self.objective = objective
+        self.recent = RecentDocuments()
         self._metrics = metrics
         self._url = url
         self._probe_one_in = probe_one_in
@@ -58,6 +61,7 @@ class Visibility:
             if "produced" not in stages:
                 continue
             stages["applying"], stages["visible"] = applying_ns, visible_ns
+            self.recent.saw(stages)
             latency_s = _seconds_since_sent(document, visible_ns)
             slow = self.objective.is_slow(latency_s * 1000)
             met, missed = met + (not slow), missed + slow
@@ -73,6 +77,11 @@ class Visibility:
         self._metrics.objective.labels("met").inc(met)
         self._metrics.objective.labels("missed").inc(missed)
         self.objective.count(met, missed)
+
+    def told(self) -> dict[str, Any]:
+        """Where the time of the newest documents went, for GET /shards; called by the loop of HTTP."""
+        told = self.recent.told(self.objective)
+        return told | whole([("", told)], self.objective.limit_ms, self.objective.ratio)
 
     def rejected(self, event: Event, partition: int, error: Exception) -> None:
         """A record that cannot be applied."""

@@ -30,12 +30,15 @@ class Worker:
     partitions: int = 0
     shards: dict[int, dict[str, Any]] = field(default_factory=dict)
     recent: list[dict[str, Any]] = field(default_factory=list)
+    freshness: dict[str, Any] | None = None
+    checks: dict[str, Any] = field(default_factory=dict)
     missed: int = 0
 
     def take(self, answer: dict[str, Any]) -> None:
         """Keep its description of itself. Raises KeyError or TypeError, and keeps the last one, if it is none."""
         shards = {shard["partition"]: shard for shard in answer["shards"]}
         self.replica, self.partitions, self.recent = answer["replica"], answer["partitions"], answer["recent"]
+        self.freshness, self.checks = answer.get("freshness"), answer.get("checks") or {}
         self.shards = shards
 
     def state(self, partition: int) -> str:

@@ -7,6 +7,7 @@ from typing import Any
 
 from app.gateway.answer import freshness, now_ms
 from app.gateway.directory import Directory, Worker
+from app.gateway.freshness import checks, documents_freshness
 from app.settings import Settings
 from schemas.document_change import utc
 
@@ -67,6 +68,8 @@ def status_body(
         "as_of": whole["as_of"],
         "staleness_ms": whole["staleness_ms"],
         "freshness_objective_ms": settings.freshness_objective_ms,
+        "freshness": documents_freshness(settings, directory),
+        "checks": checks(directory),
         "shards": rows,
         "embed_workers": None if embed_workers is None else list(embed_workers.values()),
         "recent": sorted(recent, key=lambda item: str(item["indexed_time"]), reverse=True)[:_RECENT],

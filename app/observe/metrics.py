@@ -256,6 +256,13 @@ class GatewayMetrics:
         )
 
 
+def counts_by_label(metric: Counter | Gauge) -> dict[str, int]:
+    """Values by the metric's one label."""
+    (family,) = metric.collect()
+    counted = [sample for sample in family.samples if not sample.name.endswith("_created")]
+    return {next(iter(sample.labels.values())): int(sample.value) for sample in counted}
+
+
 def exposition(registry: CollectorRegistry) -> bytes:
     """The registry in the Prometheus text format."""
     return generate_latest(registry)

@@ -21,7 +21,7 @@ from app.kafka.start import check_kafka
 from app.kafka.watch import KafkaWatch
 from app.observe.http import HttpThread, health_routes, listen
 from app.observe.logs import set_up_logs
-from app.observe.metrics import IndexMetrics
+from app.observe.metrics import IndexMetrics, counts_by_label
 from app.observe.tracing import Tracing
 from app.redis_link import RedisLink
 from app.registry import Registry
@@ -84,6 +84,8 @@ async def _run(settings: Settings, stop: asyncio.Event) -> None:
             "collection": settings.collection,
             "replica": settings.replica,
             "partitions": topics.partitions,
+            "freshness": visibility.told(),
+            "checks": {"probes": counts_by_label(metrics.probes), "drift": counts_by_label(metrics.drift)},
         }
 
     server = ShardServer(worker.shards, worker.recent, describe, lambda: worker.paused, metrics, watchdog)

@@ -57,7 +57,7 @@ def hit(document_id: str, vector: float | None, keyword: float | None = None, **
 class FakeWorker:
     """shards: what each partition says to a search. answers: how it behaves: "well", a status, or "never".
 
-    told: what each partition says of itself beside the least that any worker does.
+    told: what each partition says of itself beside the least that any worker does; more: what the worker does.
     """
 
     def __init__(self, partitions: int, *owned: int, replica: str = "0") -> None:
@@ -66,6 +66,7 @@ class FakeWorker:
         self.shards: dict[int, dict[str, Any]] = {p: said() for p in owned}
         self.states = dict.fromkeys(owned, "ready")
         self.told: dict[int, dict[str, Any]] = {}
+        self.more: dict[str, Any] = {}
         self.documents: dict[str, dict[str, Any]] = {}
         self.answers: str | int = "well"
         self.describes: Any = None
@@ -106,7 +107,8 @@ class FakeWorker:
             | self.told.get(partition, {})
             for partition, said in self.shards.items()
         ]
-        return _json({"replica": self.replica, "partitions": self.partitions, "shards": rows, "recent": []})
+        described = {"replica": self.replica, "partitions": self.partitions, "shards": rows, "recent": []}
+        return _json(described | self.more)
 
     async def _search(self, request: web.Request) -> web.Response:
         body = orjson.loads(await request.read())
