@@ -21,6 +21,7 @@ COMMANDS = {
     "serve": ("app.cli.serve", "serve"),
     "search": ("app.cli.search", "search"),
     "status": ("app.cli.status", "status"),
+    "top": ("app.cli.top", "top"),
     "dlq": ("app.cli.dlq", "dlq"),
     "rewind": ("app.cli.rewind", "rewind"),
     "audit": ("app.cli.audit", "audit"),

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterator, Mapping
-from typing import Any
+from collections.abc import Mapping
 
 import aiohttp
 import click
@@ -13,93 +12,54 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from app.settings import Settings, load_settings
-from schemas.errors import ServiceMissing
+from app.cli import words
+from app.cli.asking import Answer, Told, ask, is_missed
+from app.settings import load_settings
 
 _TIMEOUT_S = 10
 _NOT_TOLD = "the gateway knows no embed workers, since it has no Redis"
 
-Answer = dict[str, Any]
-
 
 @click.command()
 @click.option("--url", default="http://127.0.0.1:8080", show_default=True, envvar="HEADRACE_URL", help="The gateway.")
+@click.option("--objective", "hold_to", is_flag=True, help="Status 1 while the freshness objective is missed, too.")
 @click.option("--json", "as_json", is_flag=True, help="Print the answer as the gateway gave it.")
-def status(url: str, as_json: bool) -> int:
-    """Print the state of shards and embed workers, and what is in the way.
+def status(url: str, hold_to: bool, as_json: bool) -> int:
+    """Print the state of shards and embed workers, how fresh documents are, and what is in the way.
 
-    Exit status: 0 when all of them are ready, else 1.
+    Exit status: 0 when all of them are ready, else 1. The objective is missed while it burns above 1 over the last
+    five minutes and the last hour: not what a script should wait for that waits for a start.
     """
-    answer, local = asyncio.run(_gathered(url.rstrip("/"), _local_url(load_settings())))
-    workers = answer["embed_workers"] if answer["embed_workers"] is not None else local
-    obstacles = list(_obstacles(answer, workers))
+    told = asyncio.run(_asked(url.rstrip("/")))
     if as_json:
-        click.echo(orjson.dumps(answer, option=orjson.OPT_INDENT_2))
+        click.echo(orjson.dumps(told.answer, option=orjson.OPT_INDENT_2))
     else:
-        _show(Console(highlight=False), answer, workers, obstacles)
-    return 1 if obstacles else 0
+        _show(Console(highlight=False), told)
+    missed = hold_to and is_missed(told.answer["freshness"])
+    return 1 if told.obstacles or missed else 0
 
 
-async def _gathered(url: str, local_url: str) -> tuple[Answer, list[Answer] | None]:
-    """What the gateway says, and where it knows no embed workers, what the one on this machine says."""
-    timeout = aiohttp.ClientTimeout(total=_TIMEOUT_S)
-    async with aiohttp.ClientSession(timeout=timeout) as session:
-        try:
-            answer = await _asked(session, url, "shards")
-        except (aiohttp.ClientError, TimeoutError, ValueError) as error:
-            raise ServiceMissing(
-                f"no gateway at {url} (--url): {error or 'no answer'}. Start one with `headrace serve`."
-            ) from error
-        if answer.setdefault("embed_workers", None) is not None:
-            return answer, None
-        try:
-            return answer, [await _asked(session, local_url, "runtime")]
-        except (aiohttp.ClientError, TimeoutError, ValueError):
-            return answer, None
+async def _asked(url: str) -> Told:
+    async with aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=_TIMEOUT_S)) as session:
+        return await ask(session, url, load_settings())
 
 
-async def _asked(session: aiohttp.ClientSession, url: str, expected: str) -> Answer:
-    """Raises ValueError where something else answers than a role of ours."""
-    async with session.get(f"{url}/status") as response:
-        body = await response.read()
-        answer = orjson.loads(body) if response.status == 200 else None
-    if not isinstance(answer, dict) or expected not in answer:
-        raise ValueError(f"what answers there, with status {response.status}, is something else")
-    return answer
-
-
-def _local_url(settings: Settings) -> str:
-    """Of an embed worker on this machine; one that listens everywhere can be reached where it listens, too."""
-    host = f"[{settings.embed_host}]" if ":" in settings.embed_host else settings.embed_host
-    return f"http://{host}:{settings.embed_port}"
-
-
-def _obstacles(answer: Answer, workers: list[Answer] | None) -> Iterator[str]:
-    if answer["reason"]:
-        yield str(answer["reason"])
-    for shard in answer["shards"]:
-        if shard["paused"]:
-            yield f"shard {shard['shard']} of replica {shard['replica']} paused: {shard['paused']}"
-    if workers is not None and not workers:
-        yield "no embed worker runs: changes are not embedded"
-    for worker in workers or ():
-        if worker["reason"]:
-            yield f"embed worker {worker['worker']}: {worker['reason']}"
-
-
-def _show(console: Console, answer: Answer, workers: list[Answer] | None, obstacles: list[str]) -> None:
+def _show(console: Console, told: Told) -> None:
+    answer, obstacles = told.answer, told.obstacles
     state = ("not ready", "bold red") if obstacles else ("ready", "bold green")
     console.print(Text.assemble((answer["collection"], "bold"), " ", state))
     console.print(f"model {answer['model']}, Redis {answer['services']['redis']}")
     stale = answer["staleness_ms"]
     freshness = "of unknown age" if stale is None else f"as of {answer['as_of']}, {stale:,} ms stale"
-    console.print(f"{answer['documents']:,} documents, {answer['chunks']:,} chunks, {freshness}\n")
-    console.print(_shards(answer["shards"]))
-    if workers is None:
+    console.print(f"{answer['documents']:,} documents, {answer['chunks']:,} chunks, {freshness}")
+    console.print(Text.assemble("objective ", *words.objective(answer["freshness"])), end="\n\n")
+    console.print(_shards(answer))
+    console.print(_steps(answer["freshness"]))
+    if told.workers is None:
         console.print(f"\n{_NOT_TOLD}; none answers on this machine")
-    elif answer["embed_workers"] is None:
+    elif told.local:
         console.print(f"\n{_NOT_TOLD}; this one is on this machine:")
-    for worker in workers or ():
+    for worker in told.workers or ():
         title = Text.assemble("\nembed worker ", (worker["worker"], "bold"), f" {worker['reason'] or 'ready'}")
         console.print(title)
         console.print(_worker(worker))
@@ -109,15 +69,34 @@ def _show(console: Console, answer: Answer, workers: list[Answer] | None, obstac
         console.print(Text(f"  {obstacle}"))
 
 
-def _shards(rows: list[Answer]) -> Table:
+def _table(*columns: str, right: tuple[str, ...]) -> Table:
     table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
-    for name in ("shard", "replica", "state", "documents", "chunks", "stale", "worker"):
-        table.add_column(name, justify="right" if name in ("documents", "chunks", "stale") else "left")
-    for row in rows:
+    for name in columns:
+        table.add_column(name, justify="right" if name in right else "left")
+    return table
+
+
+def _shards(answer: Answer) -> Table:
+    counts = "documents", "chunks", "stale", "lag of changes", "of vectors"
+    table = _table("shard", "replica", "state", *counts, "worker", right=counts)
+    for row in answer["shards"]:
         stale = "" if row["staleness_ms"] is None else f"{row['staleness_ms']:,} ms"
         state = "paused" if row["paused"] else row["state"]
-        counts = f"{row['documents']:,}", f"{row['chunks']:,}"
-        table.add_row(str(row["shard"]), row["replica"] or "", state, *counts, stale, row["worker"] or "nobody")
+        behind = (words.lag(answer, stage, row["shard"]) for stage in ("embed", "index"))
+        numbers = f"{row['documents']:,}", f"{row['chunks']:,}", stale, *behind
+        table.add_row(str(row["shard"]), row["replica"] or "", state, *numbers, row["worker"] or "nobody")
+    return table
+
+
+def _steps(freshness: Answer) -> Table | Text:
+    """Where the time of the newest documents went."""
+    latency = freshness["latency_ms"]
+    if not latency["count"]:
+        return Text("\nno document became visible in the last five minutes")
+    table = _table(f"\nthe last {latency['count']:,} documents", "\np50", "\np99", right=("\np50", "\np99"))
+    for name, step in freshness["steps"].items():
+        table.add_row(f"  {name}", words.took(step["p50_ms"]), words.took(step["p99_ms"]))
+    table.add_row("  in all", words.took(latency["p50"]), words.took(latency["p99"]))
     return table
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import time
 from collections.abc import Iterator
 from typing import Any
 
@@ -13,10 +14,14 @@ from click.testing import CliRunner, Result
 
 from app.cli.status import status
 from app.embed.status import EmbedStatus
+from app.freshness.objective import Objective
+from app.freshness.recent import RecentDocuments, whole
 from app.local.process import free_port
-from app.observe.http import HttpThread, json_response, listen
+from app.observe.http import HttpThread, health_routes, json_response, listen
+from app.observe.metrics import GatewayMetrics
 from schemas.errors import ServiceMissing
 from tests.unit.embed.parts import Parts, event
+from tests.unit.freshness.test_recent import stages
 
 SHARD = {
     "shard": 0,
@@ -31,6 +36,17 @@ SHARD = {
     "as_of": "2026-11-21T01:50:33.127Z",
     "staleness_ms": 38,
 }
+
+
+def freshness(met: int = 0, missed: int = 0, documents: int = 0) -> dict[str, Any]:
+    """What a gateway says after documents that took 80 ms each, and so many of the last hour."""
+    recent, objective = RecentDocuments(), Objective(1000, 0.99)
+    for _ in range(documents):
+        recent.saw(stages(80, time.time_ns()))
+    objective.count(met, missed)
+    return whole([("0", recent.told(objective))], 1000, 0.99)
+
+
 ANSWER: dict[str, Any] = {
     "collection": "documents",
     "ready": True,
@@ -41,6 +57,8 @@ ANSWER: dict[str, Any] = {
     "as_of": "2026-11-21T01:50:33.127Z",
     "staleness_ms": 38,
     "freshness_objective_ms": 1000,
+    "freshness": freshness(995, 5, documents=200),
+    "checks": {"probes": {"seen": 12}, "drift": 0},
     "shards": [SHARD],
     "embed_workers": [],
     "recent": [],
@@ -56,13 +74,15 @@ def worker(reason: str | None = None) -> dict[str, Any]:
 
 
 class Server:
-    """Answers /status with whatever is in `answer`."""
+    """Answers /status with whatever is in `answer`, and /metrics as a gateway does that was never asked."""
 
-    def __init__(self) -> None:
+    def __init__(self, port: int = 0) -> None:
         self.answer: Any = copy.deepcopy(ANSWER)
-        bound = listen("127.0.0.1", 0, "a test")
+        self.metrics = GatewayMetrics()
+        bound = listen("127.0.0.1", port, "a test")
         application = web.Application()
         application.add_routes([web.get("/status", self._status)])
+        application.add_routes(health_routes(lambda: None, dict, self.metrics.registry))
         self._http = HttpThread(application, bound)
         self._http.start()
         self.port = self._http.port
@@ -119,6 +139,8 @@ def test_everything_ready_is_shown_with_its_numbers_and_status_0(gateway: Server
         "33.3% hits: 1 hits, 2 misses (2 model, 1 batch)",
         "not configured, 0.0 s spent, 0 failures",
         "on average 3.0 events",
+        "objective kept: 99.50 % within 1 s, wanted 99 %  burn 5 min 0.5  1 h 0.5",
+        "the last 200 documents",
     ):
         assert words in result.output, words
     assert "in the way" not in result.output
@@ -146,6 +168,35 @@ def test_json_is_the_answer_as_it_was_given_with_the_same_status(gateway: Server
         gateway.answer |= {"embed_workers": [worker()], "reason": None if ready else "shard 1 missing"}
         result = run(gateway, "--json")
         assert (orjson.loads(result.output), result.return_value) == (gateway.answer, expected)
+
+
+@pytest.mark.parametrize(
+    ("five_minutes", "hour", "told", "status_if_held_to_it"),
+    [(0.5, 0.5, "kept: ", 0), (3, 0.5, "AT RISK", 0), (0.5, 3, "kept again", 0), (3, 3, "MISSED", 1)],
+)
+def test_the_objective_is_told_and_is_a_reason_for_status_1_only_where_it_is_asked_for(
+    gateway: Server, five_minutes: float, hour: float, told: str, status_if_held_to_it: int
+) -> None:
+    gateway.answer["embed_workers"] = [worker()]
+    for seconds, burn in (("300", five_minutes), ("3600", hour)):
+        gateway.answer["freshness"]["windows"][seconds]["burn"] = burn
+    result = run(gateway)
+    assert (told in result.output, result.return_value) == (True, 0)
+    assert run(gateway, "--objective").return_value == status_if_held_to_it
+
+
+def test_where_no_document_came_nothing_is_said_of_their_times(gateway: Server) -> None:
+    gateway.answer |= {"embed_workers": [worker()], "freshness": freshness()}
+    result = run(gateway, "--objective")
+    assert "objective no document in the last hour: within 1 s, wanted 99 %" in result.output
+    assert "no document became visible in the last five minutes" in result.output
+    assert result.return_value == 0
+
+
+def test_the_lag_of_each_shard_is_told_where_kafka_told_it(gateway: Server) -> None:
+    known, unknown = {"records": 1234, "seconds": 2.5}, {"records": None, "seconds": None}
+    gateway.answer["lag"] = {"known": True, "embed": {"0": known}, "index": {"0": unknown}, "dead_letters": None}
+    assert "1,234, 2.5 s           –" in run(gateway).output
 
 
 def test_a_shard_that_nobody_has_is_shown(gateway: Server) -> None:
