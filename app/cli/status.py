@@ -52,7 +52,8 @@ def _show(console: Console, told: Told) -> None:
     stale = answer["staleness_ms"]
     freshness = "of unknown age" if stale is None else f"as of {answer['as_of']}, {stale:,} ms stale"
     console.print(f"{answer['documents']:,} documents, {answer['chunks']:,} chunks, {freshness}")
-    console.print(Text.assemble("objective ", *words.objective(answer["freshness"])), end="\n\n")
+    console.print(Text.assemble("objective ", *words.objective(answer["freshness"])))
+    console.print(f"waiting: {words.whole_lag(answer)}\n")
     console.print(_shards(answer))
     console.print(_steps(answer["freshness"]))
     if told.workers is None:
@@ -77,13 +78,12 @@ def _table(*columns: str, right: tuple[str, ...]) -> Table:
 
 
 def _shards(answer: Answer) -> Table:
-    counts = "documents", "chunks", "stale", "lag of changes", "of vectors"
+    counts = "documents", "chunks", "stale"
     table = _table("shard", "replica", "state", *counts, "worker", right=counts)
     for row in answer["shards"]:
         stale = "" if row["staleness_ms"] is None else f"{row['staleness_ms']:,} ms"
         state = "paused" if row["paused"] else row["state"]
-        behind = (words.lag(answer, stage, row["shard"]) for stage in ("embed", "index"))
-        numbers = f"{row['documents']:,}", f"{row['chunks']:,}", stale, *behind
+        numbers = f"{row['documents']:,}", f"{row['chunks']:,}", stale
         table.add_row(str(row["shard"]), row["replica"] or "", state, *numbers, row["worker"] or "nobody")
     return table
 

@@ -159,7 +159,7 @@ def _shards(answer: Answer, width: int, room: int) -> list[Text]:
     if room < 2:
         return []
     replicas = len({row["replica"] for row in rows if row["replica"] is not None}) > 1
-    heads = "changes wait", "vectors wait"
+    heads = [f"{topic} wait" for topic in words.STAGES.values()]
     title = _line(("shard   state          stale", "dim"))
     lines = [_apart(title, _line((f"{heads[0]:>15}{heads[1]:>15}", "dim")), width)]
     if len(rows) > room - 1:
@@ -180,7 +180,7 @@ def _shard(row: Answer, answer: Answer, width: int, *, replicas: bool) -> Text:
     name = f"{row['shard']}·{row['replica'] or '–'}" if replicas else str(row["shard"])
     state = "paused" if row["paused"] else row["state"]
     stale_ms = row["staleness_ms"]
-    waits = "".join(f"{words.lag(answer, stage, row['shard']):>15}" for stage in ("embed", "index"))
+    waits = "".join(f"{words.lag(answer, stage, row['shard']):>15}" for stage in words.STAGES)
     most_ms = 2 * answer["freshness_objective_ms"]
     bar = "" if stale_ms is None else _bar(stale_ms / most_ms, max(4, width - 31 - len(waits) - 2))
     left = _line(f"  {name[:5]:<6}", (f"{state:<12}", _READY.get(state, "red")))
@@ -245,7 +245,7 @@ def _cache(told: Told) -> Text:
 
 
 def _checks(answer: Answer) -> Text:
-    letters = (answer.get("lag") or {}).get("dead_letters")
+    letters = words.dead_letters(answer)
     probes, drift = answer["checks"]["probes"], answer["checks"]["drift"]
     failed = probes.get("failed", 0)
     return _line(

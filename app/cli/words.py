@@ -5,14 +5,17 @@ from __future__ import annotations
 from app.cli.asking import Answer, verdict
 
 WINDOWS = {"300": "5 min", "3600": "1 h"}
+STAGES = {"embed": "changes", "index": "vectors"}  # what waits for each
 
 
 def took(ms: float | None) -> str:
-    """0.42 ms, 38 ms, 1.24 s, 3.2 min, 2.1 h; a dash for what is not known."""
+    """83 µs, 4.2 ms, 38 ms, 1.24 s, 3.2 min, 2.1 h; a dash for what is not known."""
     if ms is None:
         return "–"
-    if ms < 9.95:
-        return f"{ms:.2g} ms"
+    if 0 < ms < 0.9995:
+        return f"{ms * 1000:.0f} µs"
+    if 0 < ms < 9.95:
+        return f"{ms:.1f} ms"
     if ms < 999.5:
         return f"{ms:.0f} ms"
     for unit, unit_ms, end_ms in (("s", 1000, 60_000), ("min", 60_000, 3_600_000)):
@@ -37,11 +40,33 @@ def objective(freshness: Answer) -> list[tuple[str, str]]:
 
 
 def lag(answer: Answer, stage: str, shard: int) -> str:
-    """How much a stage has before it for a shard, e.g. 3, 0.2 s; a dash where nobody knows."""
-    known = (answer.get("lag") or {}).get(stage) or {}
-    told = known.get(str(shard))
-    if told is None or told["records"] is None:
+    """How much a stage has before it for a shard, e.g. 3, 250 ms; a dash where nobody knows."""
+    return _behind([told] if (told := _lags(answer, stage).get(str(shard))) else [])
+
+
+def whole_lag(answer: Answer) -> str:
+    """How much both stages have before them in all, and the dead letters."""
+    behind = {topic: _behind(list(_lags(answer, stage).values())) for stage, topic in STAGES.items()}
+    letters = dead_letters(answer)
+    waits = "; ".join(f"{topic} {text}" for topic, text in behind.items())
+    return f"{waits}; dead letters {'–' if letters is None else f'{letters:,}'}"
+
+
+def dead_letters(answer: Answer) -> int | None:
+    """How many there are; None where nobody knows."""
+    letters: int | None = (answer.get("lag") or {}).get("dead_letters")
+    return letters
+
+
+def _lags(answer: Answer, stage: str) -> Answer:
+    lags: Answer = (answer.get("lag") or {}).get(stage) or {}
+    return lags
+
+
+def _behind(lags: list[Answer]) -> str:
+    """The records of all, and the time of the one that is furthest behind."""
+    if not lags or any(told["records"] is None for told in lags):
         return "–"
-    if not told["records"] or told["seconds"] is None:
-        return f"{told['records']:,}"
-    return f"{told['records']:,}, {took(told['seconds'] * 1000)}"
+    records = sum(told["records"] for told in lags)
+    seconds = max((told["seconds"] or 0.0 for told in lags), default=0.0)
+    return f"{records:,}, {took(seconds * 1000)}" if records and seconds else f"{records:,}"

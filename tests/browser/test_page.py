@@ -17,6 +17,10 @@ from tests.stack import Stack, unique
 pytestmark = pytest.mark.browser
 
 WITHIN_MS = 15_000
+_HEIGHTS_DIFFER = """chart => {
+    const drawn = [...document.querySelectorAll(`${chart} path.line`)].map((line) => line.getAttribute("d")).join("");
+    return new Set(drawn.match(/,[\\d.]+/g)).size > 1;
+}"""
 
 
 @pytest.fixture(scope="module")
@@ -169,6 +173,31 @@ async def test_the_panel_shows_every_shard_ready_and_fresh(stack: Stack, page: P
     assert await rows.evaluate_all("rows => rows.map((row) => row.dataset.shard)") == ["0", "1", "2", "3"]
     await expect(page.locator("#staleness")).to_contain_text("s", timeout=WITHIN_MS)
     await expect(page.locator("#redis")).to_have_text("not configured")
+
+
+async def test_the_charts_move_when_documents_come(stack: Stack, page: Page) -> None:
+    await published(stack, unique("doc"), "The first one.")
+    about, steps = page.locator("#latency-about"), page.locator("#step-rows tr")
+    await expect(steps).to_have_count(8, timeout=WITHIN_MS)
+    await expect(page.locator("#steps-bar rect")).to_have_count(8)
+    await expect(page.locator("#latency-p99")).to_contain_text(re.compile(r"\d m?s"))
+    before = await about.inner_text()
+
+    texts = {unique("doc"): f"Number {number} of many." for number in range(50)}
+    await asyncio.to_thread(lambda: stack.search("x", stack.publish_all(texts)))
+
+    await expect(about).not_to_have_text(before, timeout=WITHIN_MS)
+    assert int(re.findall(r"last (\d+) document", await about.inner_text())[0]) > 50
+    await expect(page.locator("#documents-per-s")).to_have_text(re.compile("[1-9]"), timeout=WITHIN_MS)
+    await page.wait_for_function(_HEIGHTS_DIFFER, arg="#rate-chart", timeout=WITHIN_MS)
+    await expect(page.locator("#latency-chart path.line")).not_to_have_count(0)
+    await expect(page.locator("#objective-verdict")).not_to_have_text("No document in the last hour")
+    await expect(page.locator("#met")).to_contain_text("%")
+
+
+async def test_without_redis_the_page_says_why_it_shows_no_embed_workers(page: Page) -> None:
+    await expect(page.locator("#workers-none")).to_contain_text("no Redis", timeout=WITHIN_MS)
+    await expect(page.locator("#workers")).to_be_hidden()
 
 
 async def test_a_filter_that_is_wrong_is_explained(stack: Stack, page: Page) -> None:

@@ -193,10 +193,13 @@ def test_where_no_document_came_nothing_is_said_of_their_times(gateway: Server) 
     assert result.return_value == 0
 
 
-def test_the_lag_of_each_shard_is_told_where_kafka_told_it(gateway: Server) -> None:
-    known, unknown = {"records": 1234, "seconds": 2.5}, {"records": None, "seconds": None}
-    gateway.answer["lag"] = {"known": True, "embed": {"0": known}, "index": {"0": unknown}, "dead_letters": None}
-    assert "1,234, 2.5 s           –" in run(gateway).output
+def test_what_waits_is_told_where_kafka_told_it(gateway: Server) -> None:
+    some, none = {"records": 1234, "seconds": 2.5}, {"records": 0, "seconds": 0}
+    known = {"known": True, "embed": {"0": some, "1": some}, "index": {"0": none}, "dead_letters": 7}
+    unknown = {"known": False, "embed": {"0": {"records": None, "seconds": None}}, "index": {}, "dead_letters": None}
+    for lag, told in ((known, "changes 2,468, 2.5 s; vectors 0; dead letters 7"), (unknown, "changes –; vectors –;")):
+        gateway.answer["lag"] = lag
+        assert f"waiting: {told}" in run(gateway).output
 
 
 def test_a_shard_that_nobody_has_is_shown(gateway: Server) -> None:

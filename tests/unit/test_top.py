@@ -22,6 +22,7 @@ from click.testing import CliRunner, Result
 from app.cli.asking import Told
 from app.cli.top import top
 from app.cli.top_frame import View, frame
+from app.cli.words import took
 from app.local.process import free_port, headrace_command
 from schemas.errors import ServiceMissing
 from tests.services_local import eventually
@@ -248,3 +249,22 @@ def test_a_signal_leaves_as_q_does_even_where_no_gateway_ever_was(number: signal
         assert termios.tcgetattr(terminal.theirs) == terminal.before
     finally:
         terminal.close()
+
+
+@pytest.mark.parametrize(
+    ("ms", "told"),
+    [
+        (None, "–"),
+        (0, "0 ms"),
+        (0.0834, "83 µs"),
+        (7, "7.0 ms"),
+        (9.96, "10 ms"),
+        (999.6, "1 s"),
+        (1240, "1.24 s"),
+        (59_990, "60 s"),
+        (192_000, "3.2 min"),
+        (7_560_000, "2.1 h"),
+    ],
+)
+def test_times_are_told_in_three_digits(ms: float | None, told: str) -> None:
+    assert took(ms) == told

@@ -1,17 +1,25 @@
-// Staleness over the last two minutes, as a small drawing.
+// What was measured over the last minutes, as a small drawing.
 
 import { svg } from "./dom.js";
 
 const WINDOW_MS = 120_000;
 const GAP_MS = 3500; // longer without a measurement (the tab was hidden): no line is drawn across
 
-/** Measurements of the last two minutes; null stands for "no answer". */
+/** Measurements of the last `window_ms`; null stands for "no answer". */
 export class History {
   #points = [];
 
+  constructor(window_ms = WINDOW_MS) {
+    this.window_ms = window_ms;
+  }
+
   add(value, now = performance.now()) {
     this.#points.push({ now, value });
-    while (this.#points[0].now < now - WINDOW_MS - GAP_MS) this.#points.shift();
+    this.forget(now);
+  }
+
+  forget(now) {
+    while (this.#points.length && this.#points[0].now < now - this.window_ms - GAP_MS) this.#points.shift();
   }
 
   /** Runs without a gap, oldest first; of the answers within `step_ms` only the stalest is kept. */
@@ -25,10 +33,6 @@ export class History {
       last = point;
     }
     return runs;
-  }
-
-  get newest() {
-    return this.#points.at(-1)?.now ?? 0;
   }
 
   get highest() {
@@ -49,19 +53,25 @@ export function sparkline(label) {
 
 /**
  * Draw into an <svg>. The scale always reaches past the objective (the dashed line). It is nearly linear below the
- * objective and logarithmic above, so that one long outage does not flatten the rest of the two minutes.
+ * objective and logarithmic above, so that one long outage does not flatten the rest of the minutes. objective_ms:
+ * null where there is none. below: a second history, of what is never higher, as a thin line.
  */
-export function drawHistory(target, history, { objective_ms, width, height, step_ms = 1 }) {
-  const unit = Math.max(objective_ms, 1);
+export function drawHistory(target, history, { objective_ms, width, height, step_ms = 1, below = null }) {
+  const now = performance.now();
+  history.forget(now);
+  below?.forget(now);
+  const unit = objective_ms === null ? Math.max(history.highest, 1e-9) : Math.max(objective_ms, 1);
   const top = Math.log1p(Math.max(unit * 1.25, history.highest * 1.08) / unit);
   const scale = {
-    x: ({ now }) => round(Math.max(0, width * (1 - (history.newest - now) / WINDOW_MS))),
+    x: (point) => round(Math.max(0, width * (1 - (now - point.now) / history.window_ms))),
     y: ({ value }) => round(height - 1.5 - (height - 3) * (Math.log1p(value / unit) / top)),
-    over: ({ value }) => value > objective_ms,
+    over: ({ value }) => objective_ms !== null && value > objective_ms,
+    level: objective_ms === null ? "plain" : "ok",
     height,
   };
-  const at = scale.y({ value: objective_ms });
-  const nodes = [svg("line", { class: "objective", x1: 0, x2: width, y1: at, y2: at })];
+  const at = scale.y({ value: objective_ms ?? 0 });
+  const nodes = objective_ms === null ? [] : [svg("line", { class: "objective", x1: 0, x2: width, y1: at, y2: at })];
+  for (const run of below?.runs(step_ms) ?? []) if (run[0].value !== null) nodes.push(svg("path", { class: "line below", d: stroke(run, scale) }));
   for (const run of history.runs(step_ms)) nodes.push(...(run[0].value === null ? [outage(run, scale)] : line(run, scale)));
   target.setAttribute("viewBox", `0 0 ${width} ${height}`);
   target.setAttribute("preserveAspectRatio", "none");
@@ -86,13 +96,17 @@ function line(run, scale) {
   return pieces.flatMap((piece) => draw(piece, scale));
 }
 
-function draw({ over, points }, { x, y, height }) {
-  const stroke = `M${points.map((point) => `${x(point)},${y(point)}`).join("L")}${points.length > 1 ? "" : "h1"}`;
-  const level = over ? "over" : "ok";
+function draw({ over, points }, scale) {
+  const d = stroke(points, scale);
+  const level = over ? "over" : scale.level;
   return [
-    svg("path", { class: "area", "data-level": level, d: `${stroke}V${height}H${x(points[0])}Z` }),
-    svg("path", { class: "line", "data-level": level, d: stroke }),
+    svg("path", { class: "area", "data-level": level, d: `${d}V${scale.height}H${scale.x(points[0])}Z` }),
+    svg("path", { class: "line", "data-level": level, d }),
   ];
+}
+
+function stroke(points, { x, y }) {
+  return `M${points.map((point) => `${x(point)},${y(point)}`).join("L")}${points.length > 1 ? "" : "h1"}`;
 }
 
 function round(value) {

@@ -24,7 +24,7 @@ export class StatusPanel {
   #objective_ms = 1000; // until the first answer says
   #newest = null; // key of the newest change seen
 
-  /** parts: openDocument(id), onChange() the index changed, onBack() the gateway answers again, onTotals(count | null). */
+  /** parts: openDocument(id), onChange() the index changed, onBack() the gateway answers again, onTotals(count | null), onStatus(status | null). */
   constructor(parts) {
     this.#parts = parts;
   }
@@ -59,6 +59,7 @@ export class StatusPanel {
     this.#showShards(status.shards, objective_ms);
     this.#showRecent(status.recent, objective_ms);
     this.#parts.onTotals(status.documents);
+    this.#parts.onStatus(status);
   }
 
   #showOverall({ as_of, staleness_ms, shards }, objective_ms) {
@@ -173,6 +174,7 @@ export class StatusPanel {
     }
     this.#silent = true;
     setText(at("as-of"), "");
+    this.#parts.onStatus(null);
     document.body.classList.add("silent");
   }
 }
