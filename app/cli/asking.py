@@ -35,7 +35,7 @@ class Told:
 async def ask(session: aiohttp.ClientSession, url: str, settings: Settings) -> Told:
     """Ask the gateway, and where it knows no embed workers, the one on this machine. Raises ServiceMissing."""
     try:
-        answer = await _asked(session, url, "shards")
+        answer = await _asked(session, url, "freshness")
     except (aiohttp.ClientError, TimeoutError, ValueError) as error:
         raise ServiceMissing(
             f"no gateway at {url} (--url): {str(error) or 'no answer'}. Start one with `headrace serve`."
@@ -67,12 +67,12 @@ def verdict(freshness: Answer) -> tuple[str, str]:
 
 
 async def _asked(session: aiohttp.ClientSession, url: str, expected: str) -> Answer:
-    """Raises ValueError where something else answers than a role of ours."""
+    """Raises ValueError where something else answers than a role of this release."""
     async with session.get(f"{url}/status") as response:
         body = await response.read()
         answer = orjson.loads(body) if response.status == 200 else None
     if not isinstance(answer, dict) or expected not in answer:
-        raise ValueError(f"what answers there, with status {response.status}, is something else")
+        raise ValueError(f"what answers there, with status {response.status}, is something else or of another release")
     return answer
 
 

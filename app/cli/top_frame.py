@@ -33,11 +33,11 @@ class View:
 
 
 def frame(view: View, width: int, height: int) -> Text:
-    """At most `height` lines of at most `width` characters."""
+    """At most `height` lines of at most `width` characters; before the first answer a sentence that is to be wrapped."""
     if width < LEAST_WIDTH or height < LEAST_HEIGHT:
         return _joined([Text(f"at least {LEAST_WIDTH} x {LEAST_HEIGHT} characters are needed")], width, height)
     if view.told is None:
-        return _joined([Text(view.gone or f"asking {view.url} …", "bold red" if view.gone else "dim")], width, height)
+        return Text(view.gone or f"asking {view.url} …", "bold red" if view.gone else "dim")
     answer = view.told.answer
     above = _head(view, view.told, width) + _obstacles(view.told, most=2 if height < 30 else 6)
     above += [_rates(view, view.told), _line("objective  ", *words.objective(answer["freshness"]))]
@@ -64,6 +64,11 @@ def _line(*pieces: str | tuple[str, str]) -> Text:
     return Text.assemble(*pieces)
 
 
+def _flat(message: str) -> str:
+    """An error may have lines of its own."""
+    return " ".join(message.split())
+
+
 def _joined(lines: Iterable[Text], width: int, height: int) -> Text:
     shown = []
     for line in list(lines)[:height]:
@@ -81,7 +86,7 @@ def _apart(left: Text, right: Text, width: int) -> Text:
 def _head(view: View, told: Told, width: int) -> list[Text]:
     answer, stale_ms = told.answer, told.answer["staleness_ms"]
     if view.gone is not None:
-        first = _line((view.gone, "bold red"))
+        first = _line((_flat(view.gone), "bold red"))
     else:
         state = ("not ready", "bold red") if told.obstacles else ("ready", "bold green")
         as_of = "of unknown age" if stale_ms is None else f"as of {answer['as_of'][11:21]}Z, "
@@ -99,7 +104,7 @@ def _head(view: View, told: Told, width: int) -> list[Text]:
 def _obstacles(told: Told, most: int) -> list[Text]:
     """Some of what is in the way, and how much more there is."""
     found = told.obstacles
-    lines = [_line(("! ", "bold red"), (what, "red")) for what in found[:most]]
+    lines = [_line(("! ", "bold red"), (_flat(what), "red")) for what in found[:most]]
     if len(found) > most:
         lines[-1].append(f"  … and {len(found) - most} more, see `headrace status`", "red")
     return lines
@@ -223,7 +228,7 @@ def _workers(told: Told) -> list[Text]:
         return []
     lines = [Text(), _line(("embed workers", "dim"))]
     for worker in told.workers:
-        state = ("ready", "green") if worker["reason"] is None else (worker["reason"], "red")
+        state = ("ready", "green") if worker["reason"] is None else (_flat(worker["reason"]), "red")
         does = f"  {worker['events_per_s']:,.1f} events/s, {worker['waiting_events']:,} waiting, {worker['runtime']}  "
         lines.append(_line("  ", (worker["worker"], "bold"), does, state))
     return lines

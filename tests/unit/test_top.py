@@ -135,6 +135,12 @@ def test_a_gateway_that_went_away_is_told_above_what_it_said_last() -> None:
     assert any("wait in changes" in line for line in drawn)
 
 
+def test_a_reason_of_many_lines_takes_one() -> None:
+    drawn = lines(view(reason="it says:\n  no\n  room"))
+    assert "! it says: no room" in drawn
+    assert len(drawn) == 24
+
+
 def test_a_terminal_that_is_too_small_is_told_what_is_needed() -> None:
     assert lines(view(), 50, 24) == ["at least 60 x 12 characters are needed"]
 
