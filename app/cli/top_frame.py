@@ -33,7 +33,7 @@ class View:
 
 
 def frame(view: View, width: int, height: int) -> Text:
-    """At most `height` lines of at most `width` characters; before the first answer a sentence that is to be wrapped."""
+    """At most `height` lines of at most `width` characters; before the first answer a sentence, to be wrapped."""
     if width < LEAST_WIDTH or height < LEAST_HEIGHT:
         return _joined([Text(f"at least {LEAST_WIDTH} x {LEAST_HEIGHT} characters are needed")], width, height)
     if view.told is None:
