@@ -1,7 +1,7 @@
 # `make demo` and `make test` do all of their own set-up and are quick the second time. See docs/running.md.
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check lint soak soak-shard clean
+.PHONY: help demo test check check-jaeger jaeger lint soak soak-shard clean
 
 # Arguments for `headrace demo` and others, e.g. make demo ARGS="--documents 5000 --port 9000"
 ARGS ?=
@@ -9,7 +9,7 @@ ARGS ?=
 BIN = $(if $(wildcard .venv-full/bin/pytest),.venv-full/bin,.venv/bin)
 
 help:  ## this list
-	@awk -F':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 demo:  ## set up (without torch) and run everything on this machine, fed with real text
 	@deploy/setup.sh demo
@@ -22,6 +22,17 @@ test:  ## set up the whole set and the test services, then do what `check` does
 
 check: lint  ## what CI runs: format, lint, types, tests
 	@echo "▸ pytest" && exec $(BIN)/pytest
+
+jaeger:  ## a real Jaeger on this machine, without Docker; the first time it is built (7 minutes)
+	@deploy/setup.sh jaeger
+	@[ -x $(BIN)/python ] || deploy/setup.sh demo
+	@exec $(BIN)/python -m app.local.jaeger
+
+check-jaeger:  ## the tests that read traces back from a real Jaeger, built if need be
+	@deploy/setup.sh test
+	@deploy/setup.sh services
+	@deploy/setup.sh jaeger
+	@exec .venv-full/bin/pytest -m jaeger
 
 lint:  ## format, lint and types only
 	@echo "▸ ruff format, ruff check, mypy"

@@ -3,6 +3,7 @@
 #   deploy/setup.sh demo       .venv: every role, without torch
 #   deploy/setup.sh test       .venv-full: the whole set with the test tools
 #   deploy/setup.sh services   what the tests want beside Python: a Redis, Kafka's jars, Chromium
+#   deploy/setup.sh jaeger     a Jaeger, built from source into the cache folder, for traces without Docker
 # A service that cannot be had is a warning (its tests skip) unless REQUIRE_SERVICES=1.
 set -euo pipefail
 cd "$(dirname "$0")/.."
@@ -116,6 +117,30 @@ services() {
   fi
 }
 
+# Built from its Go module, whose v1.76.0 is Jaeger 2.13.0: `go install` refuses a module with `replace`.
+jaeger() {
+  local version folder source
+  version=$(sed -n 's/^VERSION = "\([^"]*\)".*/\1/p' app/local/jaeger.py)
+  folder=${XDG_CACHE_HOME:-$HOME/.cache}/headrace/jaeger-$version
+  if [ -x "$folder/jaeger" ]; then return; fi
+  if ! runs command -v go; then
+    say "installing Go"
+    apt_install golang-go ca-certificates || true
+  fi
+  # from 1.21 on Go fetches the newer one that Jaeger wants
+  case "$(go env GOVERSION 2>/dev/null)" in
+    "" | go1.? | go1.?.* | go1.1?* | go1.20*) fail "Jaeger is built with Go 1.21 or newer, and there is none on the path: install it, or run the Jaeger of docker compose" ;;
+  esac
+  say "building Jaeger $version (once; about 7 minutes of two cores, 2.3 GB of memory; Go's caches keep 3 GB: go clean -cache -modcache)"
+  source=$(go mod download -json github.com/jaegertracing/jaeger@v1.76.0 | sed -n 's/^\t"Dir": "\(.*\)",*$/\1/p')
+  [ -d "$source" ] || fail "Go could not download Jaeger (see above)"
+  mkdir -p "$folder"
+  CGO_ENABLED=0 GOWORK=off nice go -C "$source" build -trimpath -o "$folder/jaeger.part" \
+    -ldflags "-s -w -X github.com/jaegertracing/jaeger/internal/version.latestVersion=v$version" ./cmd/jaeger ||
+    fail "Jaeger could not be built (see above)"
+  mv "$folder/jaeger.part" "$folder/jaeger"
+}
+
 case ${1:-} in
   demo)
     python=$(find_python)
@@ -128,5 +153,6 @@ case ${1:-} in
       -e '.[default-model,demo,otlp,parquet,watch,test]'
     ;;
   services) services ;;
-  *) fail "usage: deploy/setup.sh demo|test|services" ;;
+  jaeger) jaeger ;;
+  *) fail "usage: deploy/setup.sh demo|test|services|jaeger" ;;
 esac

@@ -7,7 +7,9 @@ import time
 from collections.abc import Callable
 
 import psutil
+import pytest
 
+from app.local.jaeger import INSTALL, find_jaeger
 from app.local.kafka import prepare
 from app.local.kafka_home import KafkaHome
 from app.local.redis import find_redis_server
@@ -27,6 +29,12 @@ def kafka_or_skip() -> KafkaHome:
 def redis_or_skip() -> None:
     """Skip or fail where there is no Redis server program."""
     need(find_redis_server("system") is not None, "no Redis server: apt-get install redis-server")
+
+
+def jaeger_or_skip() -> None:
+    """Skip where there is no Jaeger, even where services are required: building it takes minutes."""
+    if find_jaeger() is None:
+        pytest.skip(f"no Jaeger: {INSTALL}")
 
 
 def chromium_or_skip() -> str:

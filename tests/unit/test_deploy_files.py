@@ -8,6 +8,7 @@ import os
 import re
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 from typing import Any
 
@@ -48,6 +49,14 @@ def test_dockerfile_has_no_errors() -> None:
         [hadolint, "--failure-threshold", "error", DOCKERFILE], capture_output=True, text=True, check=False
     )
     assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_every_package_is_in_the_wheel() -> None:
+    packages = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]["packages"]
+    folders = ("app", "consumers", "producers", "schemas")
+    found = [file.parent.relative_to(ROOT) for name in folders for file in (ROOT / name).rglob("__init__.py")]
+
+    assert sorted(packages) == sorted(".".join(folder.parts) for folder in found)
 
 
 def test_every_setting_in_the_deploy_files_exists(services: dict[str, Any]) -> None:
