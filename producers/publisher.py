@@ -145,7 +145,7 @@ class DocumentPublisher:
         if self._closed:
             raise ValueError("this publisher is closed")
         value = self._encode(change)
-        traceparent, span = self._spans.start(change.id, len(value or b""))
+        traceparent, span = self._spans.start(change.id, value)
         headers = [("traceparent", traceparent.encode()), (PRODUCED_HEADER, b"%d" % time.time_ns())]
         record = Record(self.topic, change.key, value, headers=headers)
         if span is None:

@@ -23,8 +23,8 @@ class SendSpans:
             "messaging.client.id": client_id,
         }
 
-    def start(self, document_id: str, body_bytes: int) -> tuple[str, Span | None]:
-        """The traceparent of one change, and its span if it is traced; `finish` ends it.
+    def start(self, document_id: str, body: bytes | None) -> tuple[str, Span | None]:
+        """The traceparent of one change, and its span if it is traced; `finish` ends it. body: None for a tombstone.
 
         A span that is open in the calling application is the parent. Whether a trace is wanted is decided by its
         id, which the SDK draws: a span that is not wanted is dropped without being ended, so it is never sent, and the
@@ -35,9 +35,11 @@ class SendSpans:
         span = self._tracing.tracer.start_span(self._name, kind=SpanKind.PRODUCER, attributes=self._attributes)
         traceparent = format_traceparent(span.get_span_context())
         if not self._tracing.wants(traceparent):
-            return _of_the_caller() or traceparent.removesuffix("01") + "00", None
+            return _of_the_caller() or format_traceparent(span.get_span_context(), sent=False), None
         span.set_attribute("document.id", self._tracing.document_id(document_id))
-        span.set_attribute("messaging.message.body.size", body_bytes)
+        span.set_attribute("messaging.message.body.size", len(body or b""))
+        if body is None:
+            span.set_attribute("messaging.kafka.message.tombstone", value=True)
         return traceparent, span
 
 
@@ -47,7 +49,7 @@ def finish(span: Span, position: Position | None, error: Exception | None) -> No
         span.set_attribute("messaging.destination.partition.id", str(position.partition))
         span.set_attribute("messaging.kafka.offset", position.offset)
     if error is not None:
-        span.set_attribute("error.type", type(error).__name__)
+        span.set_attributes({"headrace.error": True, "error.type": type(error).__name__})
         span.set_status(Status(StatusCode.ERROR, str(error)))
     span.end()
 

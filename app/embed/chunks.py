@@ -13,7 +13,7 @@ from app.embed.attempts import Attempts
 from app.embed.cache import Caches
 from app.embed.careful import CarefulEmbedder
 from app.embed.claims import Claims
-from app.embed.economics import Economics
+from app.embed.economics import Economics, ModelCost
 from app.embed.events import Work, stamp
 from app.model.chunker import Chunk, Chunker, Cut
 from app.model.embedder import Embedder
@@ -36,10 +36,11 @@ class Embedded:
 
 @dataclass(frozen=True, slots=True)
 class EmbeddedBatch:
-    """results: one per document, in order. vectors: what the model made, by cache key."""
+    """results: one per document, in order. vectors: what the model made, by cache key. cost: what that took."""
 
     results: list[Embedded | UnembeddableText]
     vectors: dict[bytes, bytes]
+    cost: ModelCost
 
 
 @dataclass(slots=True)
@@ -83,6 +84,7 @@ class ChunkEmbedder:
         What had to be computed is in the caches when this returns: it is a function of model and text alone, and
         another worker may need it now. Raises EmbedderUnavailable: try the whole batch again.
         """
+        spent_before = self._economics.spent
         documents, fresh_cuts = self._cut(works)
         texts = [chunk.embed_text for chunks in documents for chunk in chunks]
         keys = self._caches.vectors.keys(texts)
@@ -108,7 +110,7 @@ class ChunkEmbedder:
         sources["batch"] = len(keys) - sum(sources.values())
         self._economics.chunks(sources, sum(map(len, texts)) - fresh.characters)
         results = self._results(documents, keys, vectors | arrived, fresh)
-        return EmbeddedBatch(results, fresh.vectors)
+        return EmbeddedBatch(results, fresh.vectors, self._economics.spent - spent_before)
 
     def _cut(self, works: Sequence[Work]) -> tuple[list[list[Chunk]], dict[bytes, bytes]]:
         """The chunks of each document, and the cuts that were not known. Finding borders means tokenising."""

@@ -29,6 +29,7 @@ class FreshnessTraces:
     def __init__(self, tracing: Tracing, settings: Settings) -> None:
         self._tracing = tracing
         self._topic = settings.vectors_topic
+        self._group = settings.index_group
         self._replica = settings.replica
 
     def wants(self, headers: RecordHeaders, *, slow: bool) -> bool:
@@ -57,9 +58,9 @@ class FreshnessTraces:
             child.set_attribute("headrace.probe", probed.outcome)
             if probed.failed:
                 status = Status(StatusCode.ERROR, probed.reason)
-                child.set_status(status)
-                span.set_status(status)
-                span.set_attribute("headrace.error", True)
+                for failed in (child, span):
+                    failed.set_status(status)
+                    failed.set_attributes({"headrace.error": True, "error.type": "probe_failed"})
             child.end(probed.at_ns)
         span.end(max(start_ns, visible_ns, 0 if probed is None else probed.at_ns))
 
@@ -89,6 +90,7 @@ class FreshnessTraces:
             "messaging.destination.name": self._topic,
             "messaging.destination.partition.id": str(partition),
             "messaging.kafka.offset": offset,
+            "messaging.consumer.group.name": self._group,
             "headrace.replica": self._replica,
         }
 
@@ -105,5 +107,9 @@ class FreshnessTraces:
             "headrace.latency_ms": (visible_ns - headers.stages.get("produced", visible_ns)) // 1_000_000,
             "headrace.freshness_ms": visible_ns // 1_000_000 - headers.event_time_ms,
         }
-        optional = {"document.version": headers.version, "document.chunks_known": headers.known_chunks}
+        optional = {
+            "document.version": headers.version,
+            "document.chunks_known": headers.known_chunks,
+            "messaging.kafka.message.tombstone": True if headers.kind == "delete" else None,
+        }
         return told | {name: value for name, value in optional.items() if value is not None}

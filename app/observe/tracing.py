@@ -56,9 +56,10 @@ def is_chosen(traceparent: str | None, one_in: int) -> bool:
     return context is not None and (context.trace_id & 0xFFFFFFFF) % one_in == 0
 
 
-def format_traceparent(context: SpanContext) -> str:
-    """The header that names `context` as the parent."""
-    return f"00-{context.trace_id:032x}-{context.span_id:016x}-{int(context.trace_flags):02x}"
+def format_traceparent(context: SpanContext, *, sent: bool = True) -> str:
+    """The header that names `context` as the parent. sent: False says that nobody sends that span."""
+    flags = int(context.trace_flags) & (0xFF if sent else ~TraceFlags.SAMPLED)
+    return f"00-{context.trace_id:032x}-{context.span_id:016x}-{flags:02x}"
 
 
 class Tracing:

@@ -63,13 +63,14 @@ async def _run(settings: Settings, stop: asyncio.Event) -> None:
     # what comes in compressed may be larger than the limit, and must fit into a dead letter: the topic's limit decides
     producer = RecordProducer(settings, f"{settings.collection}-embed", linger_ms=0, max_bytes=MOST_BYTES)
     topics = await asyncio.to_thread(check_kafka, settings, producer)
-    embedder = await asyncio.to_thread(load_embedder, settings, observe=metrics.saw_run)
+    economics = Economics(metrics)
+    embedder = await asyncio.to_thread(load_embedder, settings, observe=economics.ran)
     tracing = Tracing(settings, "embed")
     records = RecordFactory(
         settings.changes_topic, settings.vectors_topic, settings.dlq_topic, topics.epoch, embedder.fingerprint
     )
     pipeline = EmbedPipeline(
-        _chunks(settings, link, embedder, metrics, alone=lambda: len(worker.owned) == topics.partitions),
+        _chunks(settings, link, embedder, economics, alone=lambda: len(worker.owned) == topics.partitions),
         link,
         RedisApplied(link, settings.collection, topics.epoch, settings.applied_ttl_hours),
         records,
@@ -114,7 +115,7 @@ async def _run(settings: Settings, stop: asyncio.Event) -> None:
 
 
 def _chunks(
-    settings: Settings, link: RedisLink, embedder: Embedder, metrics: EmbedMetrics, alone: Callable[[], bool]
+    settings: Settings, link: RedisLink, embedder: Embedder, economics: Economics, alone: Callable[[], bool]
 ) -> ChunkEmbedder:
     """Cuts are a tenth of the size of vectors, and depend on the size of the chunks as well."""
     room_bytes, ttl_hours, model = settings.cache_memory_mb * 2**20, settings.cache_ttl_hours, embedder.fingerprint
@@ -131,7 +132,7 @@ def _chunks(
         Chunker(embedder.tokenizer, settings.max_chunk_tokens),
         Caches(link, vectors, cuts),
         Claims(link, vectors, alone),
-        Economics(metrics),
+        economics,
         settings.vector_storage,
         Attempts(link, settings.collection, vectors),
     )

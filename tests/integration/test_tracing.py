@@ -139,8 +139,9 @@ def test_a_document_leaves_one_trace_from_its_producer_to_the_index(
     assert all(before.end_ns == after.start_ns for before, after in pairwise(steps))
     assert index.end_ns == steps[-1].end_ns
 
-    batches = {span.id: span for span in collector.spans if span.name == "embed batch"}
+    batches = {span.id: span for span in collector.spans if span.name == f"embed {stack.settings.changes_topic}"}
     (batch,) = (batches[link] for link in index.links)
+    assert publish.id in batch.links
     assert batch.attributes["headrace.batch.documents"] >= 1  # type: ignore[operator]
     (letter,) = [span for span in collector.spans if span.name == f"process {stack.settings.changes_topic}"]
     assert letter.attributes["headrace.dead_letter"] is True

@@ -88,6 +88,7 @@ def test_a_document_says_what_it_is_and_where_it_was() -> None:
         "messaging.destination.name": "d.vectors",
         "messaging.destination.partition.id": "3",
         "messaging.kafka.offset": 41,
+        "messaging.consumer.group.name": "d-index-b",
         "headrace.replica": "b",
         "document.id": "doc-1",
         "document.op": "upsert",
@@ -100,6 +101,13 @@ def test_a_document_says_what_it_is_and_where_it_was() -> None:
         "headrace.latency_ms": 65,
         "headrace.freshness_ms": 165,
     }
+
+
+def test_a_delete_is_said_to_be_a_tombstone() -> None:
+    recorded = Recorded()
+    recorded.traces.write(applied(kind="delete", known_chunks=None), 3, slow=False, probed=None)
+    told = attributes(recorded.by_name()["index d.vectors"])
+    assert (told["document.op"], told["messaging.kafka.message.tombstone"]) == ("delete", True)
 
 
 def test_where_nobody_sent_the_publishers_span_the_document_is_the_root_of_the_same_trace() -> None:
@@ -129,7 +137,7 @@ def test_a_failed_probe_is_an_error_that_can_be_searched_for() -> None:
     spans = recorded.by_name()
     for span in (spans["index d.vectors"], spans["probe"]):
         assert (span.status.status_code, span.status.description) == (StatusCode.ERROR, "not returned")
-    assert attributes(spans["index d.vectors"])["headrace.error"] is True
+        assert attributes(span).items() >= {"headrace.error": True, "error.type": "probe_failed"}.items()
 
 
 @pytest.mark.parametrize(

@@ -167,6 +167,15 @@ def test_the_producers_span_is_the_one_the_event_names_and_says_where_it_was_wri
     }
 
 
+def test_a_bare_delete_is_said_to_be_a_tombstone(settings: Settings) -> None:
+    tracing = Traced(settings, one_in=1)
+    with DocumentPublisher(settings, tracing=tracing) as publisher:
+        publisher.delete("a")
+        publisher.delete("a", version=3)
+    told = [dict(span.attributes or {}) for span in tracing.exporter.get_finished_spans()]
+    assert [("messaging.kafka.message.tombstone" in item) for item in told] == [True, False]
+
+
 def test_a_failed_delivery_ends_its_span_with_the_error(settings: Settings) -> None:
     tracing = Traced(settings, one_in=1)
     away = settings.model_copy(update={"brokers": "127.0.0.1:1"})
@@ -174,7 +183,8 @@ def test_a_failed_delivery_ends_its_span_with_the_error(settings: Settings) -> N
         publisher.upsert("a", "x")
     (span,) = tracing.exporter.get_finished_spans()
     assert span.status.status_code is StatusCode.ERROR
-    assert (span.attributes or {})["error.type"] == "BrokerUnavailable"
+    told = dict(span.attributes or {})
+    assert (told["headrace.error"], told["error.type"]) == (True, "BrokerUnavailable")
 
 
 def test_only_the_documents_that_tracing_wants_get_a_span(settings: Settings) -> None:
@@ -185,6 +195,9 @@ def test_only_the_documents_that_tracing_wants_get_a_span(settings: Settings) ->
     spans = {span.context.trace_id for span in tracing.exporter.get_finished_spans() if span.context}
     headers = [item.headers["traceparent"].decode() for item in read_topic(settings, 200)]
     assert 0 < len(spans) < 200
+    contexts = [parse_traceparent(header) for header in headers]
+    assert all(contexts)
+    assert spans == {context.trace_id for context in contexts if context and context.trace_flags.sampled}
     assert spans == {int(header.split("-")[1], 16) for header in headers if tracing.wants(header)}
 
 
