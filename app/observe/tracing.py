@@ -52,8 +52,8 @@ def parse_traceparent(traceparent: str | None) -> SpanContext | None:
 
 def is_chosen(traceparent: str | None, one_in: int) -> bool:
     """Whether the trace is the one in N, by its id: every process says the same. 0: none is."""
-    context = parse_traceparent(traceparent) if one_in else None
-    return context is not None and (context.trace_id & 0xFFFFFFFF) % one_in == 0
+    trace_id = trace_id_of(traceparent) if one_in else None
+    return trace_id is not None and int(trace_id[-8:], 16) % one_in == 0
 
 
 def format_traceparent(context: SpanContext, *, sent: bool = True) -> str:
