@@ -41,17 +41,28 @@ class Visibility:
         self._waiting: asyncio.Queue[Seen] = asyncio.Queue(MOST_WAITING)
 
     async def run(self) -> None:
-        """Search for documents, one after another; ends only by being cancelled."""
+        """Search for documents, one after another; ends only by being cancelled, and then traces those that wait."""
         self._loop = asyncio.get_running_loop()
-        async with aiohttp.ClientSession(trust_env=False) as session:
-            probe = Probe(session, self._url)
-            while True:
-                document, partition, slow = await self._waiting.get()
-                probed = await probe.look(document, partition)
-                self._metrics.probes.labels(probed.outcome).inc()
-                if probed.outcome == "seen":
-                    self._metrics.verified.observe(_seconds_since_sent(document, probed.at_ns))
-                self._trace(document, partition, slow=slow, probed=probed)
+        try:
+            async with aiohttp.ClientSession(trust_env=False) as session:
+                probe = Probe(session, self._url)
+                while True:
+                    await self._probe(probe, *await self._waiting.get())
+        finally:
+            self._loop = None
+            while not self._waiting.empty():
+                document, partition, slow = self._waiting.get_nowait()
+                self._trace(document, partition, slow=slow, probed=None)
+
+    async def _probe(self, probe: Probe, document: AppliedDocument, partition: int, slow: bool) -> None:
+        probed = None
+        try:
+            probed = await probe.look(document, partition)
+            self._metrics.probes.labels(probed.outcome).inc()
+            if probed.outcome == "seen":
+                self._metrics.verified.observe(_seconds_since_sent(document, probed.at_ns))
+        finally:
+            self._trace(document, partition, slow=slow, probed=probed)
 
     def saw(self, documents: Sequence[AppliedDocument], partition: int, applying_ns: int, visible_ns: int) -> None:
         """Documents of one transaction, which began and ended then; not what was written again to mend a log."""
@@ -68,8 +79,8 @@ class Visibility:
             traced = self._traces.wants(document.headers, slow=slow)
             self._measure(document, latency_s, traced=traced)
             chosen = slow or is_chosen(document.headers.traceparent, self._probe_one_in)
-            if chosen and self._probe_one_in and self._loop is not None:
-                self._loop.call_soon_threadsafe(self._ask_for, (document, partition, slow))
+            if chosen and self._probe_one_in and (loop := self._loop) is not None:
+                loop.call_soon_threadsafe(self._ask_for, (document, partition, slow))
             else:
                 self._trace(document, partition, slow=slow, probed=None)
         if met or missed:
@@ -88,9 +99,9 @@ class Visibility:
         self._traces.rejected(event, partition, error)
 
     def _ask_for(self, seen: Seen) -> None:
-        try:
+        if self._loop is not None and not self._waiting.full():
             self._waiting.put_nowait(seen)
-        except asyncio.QueueFull:
+        else:
             document, partition, slow = seen
             self._metrics.probes.labels("skipped").inc()
             self._trace(document, partition, slow=slow, probed=None)

@@ -27,6 +27,7 @@ from tests.unit.freshness.test_traces import TIMES, applied
 pytestmark = [pytest.mark.jaeger, pytest.mark.kafka, pytest.mark.redis]
 
 RARE = 2**31 - 1
+BOTH = ("index", "index-b")
 STEP_NAMES = [*(name for name, _, _ in STEPS), "probe"]
 
 
@@ -88,17 +89,23 @@ def sampled(
         with DocumentPublisher(stack.settings, tracing=tracing) as publisher:
             done = [publisher.upsert(id, text) for id, text in texts.items()]
             stack.hits(story.word, [future.result(60) for future in done], k=100, timeout_ms=60_000)
+            await_probes(stack, 40, *BOTH)
             with application(tracing) as story.repeated:
                 repeated = publisher.upsert(*next(iter(texts.items())))
             with application(tracing) as story.deleted:
                 deleted = publisher.delete(f"{story.word}-1")
             poison = stack.produce(f"{story.word}-poison".encode(), b"no JSON")
             stack.hits(story.word, [repeated.result(60), deleted.result(60), poison], k=100, timeout_ms=60_000)
-        seen = 'headrace_index_probes_total{outcome="seen"}'
-        eventually(lambda: all(stack.metrics(name)[seen] == 41 for name in ("index", "index-b")), within_s=60)
+        await_probes(stack, 41, *BOTH)
         tracing.close()
-        stack.stop("embed", "index", "index-b")  # they send what they still hold
+        stack.stop("embed", *BOTH)  # they send what they still hold
         yield story
+
+
+def await_probes(stack: Stack, count: int, *names: str) -> None:
+    """Until each index worker has searched for so many documents, and found them as they should be."""
+    seen = 'headrace_index_probes_total{outcome="seen"}'
+    eventually(lambda: all(stack.metrics(name)[seen] == count for name in names), within_s=60)
 
 
 class application:  # noqa: N801 - reads as what it is
@@ -211,8 +218,7 @@ def slow(
         with DocumentPublisher(stack.settings, tracing=tracing) as publisher:
             position = publisher.upsert(story.word, f"It takes {story.word} its time.").result(60)
         stack.hits(story.word, [position], timeout_ms=60_000)
-        seen = 'headrace_index_probes_total{outcome="seen"}'
-        eventually(lambda: stack.metrics("index")[seen] == 1, within_s=60)
+        await_probes(stack, 1, "index")
         tracing.close()
         stack.stop("embed", "index")
         yield story

@@ -110,6 +110,7 @@ def test_a_document_leaves_one_trace_from_its_producer_to_the_index(
         embedded_broker_id="test",
         otlp_endpoint=collector.url,
         trace_one_in=1,
+        probe_one_in=1,
     )
     stack.start()
     id = unique("doc")
@@ -120,6 +121,7 @@ def test_a_document_leaves_one_trace_from_its_producer_to_the_index(
     poison = stack.produce(b"poison", b"not JSON")
 
     hit = stack.hits("traced", [position, poison])[id]
+    eventually(lambda: stack.metrics("index")['headrace_index_probes_total{outcome="seen"}'] == 1, within_s=30)
     stack.stop("index", "embed")  # they send what they still hold
 
     eventually(lambda: {span.service for span in collector.of(hit["trace_id"])} == SERVICES)

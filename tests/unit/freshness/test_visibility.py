@@ -172,3 +172,12 @@ async def test_slow_documents_miss_the_objective(tmp_path: Path) -> None:
         assert parts.visibility.objective.window(300) == (0, 1)
         assert parts.value("headrace_objective_documents_total", outcome="missed") == 1
         assert parts.outcome_in_trace() is None
+
+
+async def test_what_still_waits_for_its_search_at_the_end_is_traced_without_one(tmp_path: Path) -> None:
+    async with running(tmp_path) as parts:
+        parts.apply(*(document(at, f"d{at}", random_units(1, at), source_offset=at + 4, **TOLD) for at in range(3)))
+        await asyncio.sleep(0)  # they are in the queue, and the search for the first has begun
+    traced = [attributes(span) for span in parts.recorded.spans if span.name.startswith("index ")]
+    assert sorted(told["document.id"] for told in traced) == ["d0", "d1", "d2"]
+    assert not any("headrace.probe" in told for told in traced)
