@@ -15,7 +15,7 @@ from confluent_kafka.admin import AdminClient
 
 from app.kafka.config import librdkafka_config
 from app.kafka.producer import Delivered, Position, Record, RecordProducer
-from app.observe.tracing import Tracing
+from app.observe.tracing import Tracing, trace_id_of
 from app.settings import Settings, load_settings
 from producers.spans import SendSpans, finish
 from schemas.document_change import DocumentChange, parse_change
@@ -26,6 +26,12 @@ PRODUCED_HEADER = "headrace-produced"
 _GIVE_UP_S = 5.0  # how long leaving the `with` block by an exception waits for what is under way
 
 log = logging.getLogger(__name__)
+
+
+class Delivery(Future[Position]):
+    """What becomes of one change: see `DocumentPublisher.publish`. trace_id: of its trace, 32 hex digits."""
+
+    trace_id: str = ""
 
 
 class DocumentPublisher:
@@ -96,7 +102,7 @@ class DocumentPublisher:
         metadata: dict[str, Any] | None = None,
         version: int | None = None,
         event_time: datetime | str | int | None = None,
-    ) -> Future[Position]:
+    ) -> Delivery:
         """Publish the whole document; replaces what was there. See `publish` for the future and what is raised.
 
         metadata: flat; values are str, int, float, bool or lists of str. version: your own, growing; an older one
@@ -113,18 +119,18 @@ class DocumentPublisher:
         }
         return self.publish(parse_change(fields))
 
-    def delete(self, id: str, *, version: int | None = None) -> Future[Position]:
+    def delete(self, id: str, *, version: int | None = None) -> Delivery:
         """Delete the document; it need not exist. See `publish`. Raises InvalidChange if the id is out of bounds."""
         return self.publish(parse_change({"op": "delete", "id": id, "version": version}))
 
-    def publish(self, change: DocumentChange) -> Future[Position]:
+    def publish(self, change: DocumentChange) -> Delivery:
         """Queue one change; the future has its position once Kafka confirmed it.
 
         The future fails with BrokerUnavailable (not confirmed: publish it again, that is always safe) or Rejected
         (the broker refuses the record). It cannot be cancelled: what is queued is sent.
         Raises Rejected at once, sending nothing, if the text is larger than the setting `max_text_bytes`.
         """
-        future: Future[Position] = Future()
+        future = Delivery()
         future.set_running_or_notify_cancel()
 
         def delivered(position: Position | None, error: Exception | None) -> None:
@@ -134,13 +140,14 @@ class DocumentPublisher:
             log.error("document %r was not published: %s", change.id, error)
             future.set_exception(error or BrokerUnavailable("no position"))
 
-        self.send(change, delivered)
+        future.trace_id = self.send(change, delivered)
         return future
 
-    def send(self, change: DocumentChange, delivered: Delivered) -> None:
+    def send(self, change: DocumentChange, delivered: Delivered) -> str:
         """As `publish`, but calls `delivered(position, None)` or `delivered(None, error)` exactly once.
 
-        It is called from another thread, or from this call or `flush`; it must be quick and must not raise.
+        Returns the trace id of the change. `delivered` is called from another thread, or from this call or `flush`; it
+        must be quick and must not raise.
         """
         if self._closed:
             raise ValueError("this publisher is closed")
@@ -148,15 +155,17 @@ class DocumentPublisher:
         traceparent, span = self._spans.start(change.id, value)
         headers = [("traceparent", traceparent.encode()), (PRODUCED_HEADER, b"%d" % time.time_ns())]
         record = Record(self.topic, change.key, value, headers=headers)
+        trace_id = trace_id_of(traceparent) or ""
         if span is None:
             self._producer.produce(record, delivered)
-            return
+            return trace_id
 
         def traced(position: Position | None, error: Exception | None) -> None:
             finish(span, position, error)
             delivered(position, error)
 
         self._producer.produce(record, traced)
+        return trace_id
 
     def flush(self, timeout_s: float) -> int:
         """Wait until all is confirmed or failed; returns how many changes are still under way after `timeout_s`."""

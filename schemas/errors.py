@@ -4,7 +4,9 @@ HeadraceError
 ├── Retriable                  same work again after back-off; nothing was lost
 │   ├── BrokerUnavailable      Kafka does not answer or did not confirm a delivery
 │   ├── EmbedderUnavailable    the model does not answer; nothing was embedded
+│   ├── GatewayUnavailable     the search gateway does not answer
 │   ├── LeaseExpired           the group may have given the partitions away; nothing was written
+│   ├── NotApplied             a change is published, and not yet in every shard that was waited for
 │   └── StorageFull            the disk is full or does not answer; nothing was applied
 ├── Rejected                   can never succeed: dead letter, go on with the next
 │   ├── InvalidChange          the event is not a DocumentChange
@@ -73,8 +75,25 @@ class EmbedderUnavailable(Retriable):
     """The model does not answer. Nothing was embedded; the texts may be tried again as they are."""
 
 
+class GatewayUnavailable(Retriable):
+    """The search gateway does not answer, or cannot ask its shards; ask again. min_offsets: what a wait was for, which
+    is published whatever becomes of the wait."""
+
+    def __init__(self, message: str, min_offsets: dict[str, int] | None = None) -> None:
+        super().__init__(message)
+        self.min_offsets = min_offsets or {}
+
+
 class LeaseExpired(Retriable):
     """The consumer group may have given the partitions to another worker: write nothing until it has answered."""
+
+
+class NotApplied(Retriable):
+    """Changes are published, but not every shard that was waited for has applied them: wait for `min_offsets` again."""
+
+    def __init__(self, message: str, min_offsets: dict[str, int]) -> None:
+        super().__init__(message)
+        self.min_offsets = min_offsets
 
 
 class StorageFull(Retriable):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError, model_validator
@@ -16,6 +17,7 @@ MAX_PARTITIONS = 10_000  # as many as a collection can have
 Mode = Literal["vector", "keyword", "hybrid"]
 Partition = Annotated[str, StringConstraints(pattern=r"^[0-9]{1,9}$")]
 Int64 = Annotated[int, Field(ge=0, lt=2**63)]
+TimeoutMs = Annotated[int, Field(ge=1, le=60_000)]
 
 
 class SearchRequest(BaseModel):
@@ -36,7 +38,7 @@ class SearchRequest(BaseModel):
     filter: dict[str, Any] | None = None
     min_offsets: Annotated[dict[Partition, Int64], Field(max_length=MAX_PARTITIONS)] | None = None
     max_staleness_ms: Int64 | None = None
-    timeout_ms: Annotated[int, Field(ge=1, le=60_000)] = 2000
+    timeout_ms: TimeoutMs = 2000
 
     @property
     def resolved_mode(self) -> Mode:
@@ -127,9 +129,27 @@ class SearchResponse(BaseModel):
     freshness: Freshness
 
 
-def parse_search_request(body: bytes) -> SearchRequest:
-    """Raises BadRequest whose message names the field and what is accepted."""
+class WaitParameters(BaseModel):
+    """What a search may also be given in its query string, for clients that send one body everywhere."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    max_staleness_ms: Int64 | None = None
+    timeout_ms: TimeoutMs | None = None
+
+
+def parse_search_request(body: bytes, parameters: Sequence[tuple[str, str]] = ()) -> SearchRequest:
+    """The body with what the query string adds to it.
+
+    Raises BadRequest whose message names the field and what is accepted; also where something is given twice.
+    """
+    names = [name for name, _ in parameters]
     try:
-        return SearchRequest.model_validate_json(body)
+        asked = SearchRequest.model_validate_json(body)
+        added = WaitParameters.model_validate(dict(parameters)).model_dump(exclude_unset=True)
     except ValidationError as error:
         raise BadRequest(explain(error)) from error
+    twice = [name for name in names if name in asked.model_fields_set or names.count(name) > 1]
+    if twice:
+        raise BadRequest(f"{twice[0]}: is given twice; give it in the body or once in the query string")
+    return asked.model_copy(update=added) if added else asked

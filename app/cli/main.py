@@ -20,6 +20,7 @@ COMMANDS = {
     "index": ("consumers.index.command", "index"),
     "serve": ("app.cli.serve", "serve"),
     "search": ("app.cli.search", "search"),
+    "receipt": ("app.cli.receipt", "receipt"),
     "status": ("app.cli.status", "status"),
     "top": ("app.cli.top", "top"),
     "dlq": ("app.cli.dlq", "dlq"),

@@ -5,15 +5,13 @@ from __future__ import annotations
 import asyncio
 from typing import Any
 
-import aiohttp
 import click
 import orjson
 from rich.console import Console
 from rich.text import Text
 
-from schemas.errors import BadRequest, ServiceMissing
+from app.gateway.remote import ask_once
 
-_TIMEOUT_S = 30
 _MODES = ("hybrid", "vector", "keyword")
 _SHOWN_CHARS = 400
 _SCORE_DIGITS = {"vector": 3, "keyword": 2, "hybrid": 4}  # the fused scores of neighbours differ by less than 0.001
@@ -50,29 +48,11 @@ def search(
     """
     body: dict[str, Any] = {"query": " ".join(query), "k": k, "mode": mode}
     body |= {name: _json(name, value) for name, value in (("filter", metadata), ("min_offsets", min_offsets)) if value}
-    answer = asyncio.run(_ask(url.rstrip("/"), body))
+    answer = asyncio.run(ask_once(url, "POST", "/search", body))
     if as_json:
         click.echo(orjson.dumps(answer, option=orjson.OPT_INDENT_2))
     else:
         _show(answer, verbose)
-
-
-async def _ask(url: str, body: dict[str, Any]) -> dict[str, Any]:
-    timeout = aiohttp.ClientTimeout(total=_TIMEOUT_S)
-    try:
-        async with (
-            aiohttp.ClientSession(timeout=timeout) as session,
-            session.post(f"{url}/search", data=orjson.dumps(body)) as response,
-        ):
-            answer: dict[str, Any] = orjson.loads(await response.read())
-            status = response.status
-    except (aiohttp.ClientError, TimeoutError, orjson.JSONDecodeError) as error:
-        raise ServiceMissing(
-            f"no gateway at {url} (--url): {error or 'no answer'}. Start one with `headrace serve`."
-        ) from error
-    if status != 200:
-        raise BadRequest(answer["error"]["message"])
-    return answer
 
 
 def _show(answer: dict[str, Any], verbose: bool) -> None:

@@ -12,9 +12,12 @@ import click
 from aiohttp import web
 
 from app.cli.options import setting_flags
+from app.gateway.asking import WorkerApi
+from app.gateway.deletes import DeleteWatch
 from app.gateway.directory import Directory
 from app.gateway.fanout import Fanout
 from app.gateway.queries import QueryEmbedder
+from app.gateway.replicas import Replicas
 from app.gateway.server import Gateway
 from app.model.load import load_embedder
 from app.observe.http import listen
@@ -59,10 +62,12 @@ async def _run(settings: Settings) -> None:
     queries = QueryEmbedder(embedder, settings.query_cache_entries, metrics, watchdog)
     connector = aiohttp.TCPConnector(limit=0, keepalive_timeout=60)
     async with aiohttp.ClientSession(connector=connector) as session:
-        directory = Directory(Registry(link, settings.collection), settings.index_urls, session)
-        fanout = Fanout(directory, session, settings.shard_timeout_ms)
+        registry = Registry(link, settings.collection)
+        directory = Directory(registry, settings.index_urls, session, DeleteWatch(metrics))
+        api = WorkerApi(session, settings.shard_timeout_ms)
+        fanout, replicas = Fanout(directory, api), Replicas(directory, api)
         embed_workers = Registry(link, settings.collection, "embed").told
-        gateway = Gateway(settings, directory, fanout, queries, lambda: link.state, embed_workers, metrics)
+        gateway = Gateway(settings, directory, fanout, replicas, queries, lambda: link.state, embed_workers, metrics)
         runner = web.AppRunner(gateway.application(), access_log=None, shutdown_timeout=_STOP_S, auto_decompress=False)
         await runner.setup()
         await web.SockSite(runner, bound).start()

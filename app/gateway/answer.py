@@ -29,6 +29,22 @@ def search_answer(gathered: Gathered, asked: SearchRequest, stemmer: str, starte
     }
 
 
+def wait_answer(copies: dict[int, dict[str, dict[str, Any]]], started: float) -> dict[str, Any]:
+    """The body of a wait that was long enough. copies: partition → replica → what it said."""
+    now = now_ms()
+    least = {shard: min(said.values(), key=lambda one: one["applied_offset"]) for shard, said in copies.items()}
+    return {
+        "took_ms": round((time.perf_counter() - started) * 1000, 3),
+        "freshness": freshness(least),
+        "replicas": {
+            str(shard): {
+                replica: shard_freshness(one, now) | {"worker": one["worker"]} for replica, one in said.items()
+            }
+            for shard, said in copies.items()
+        },
+    }
+
+
 def document_answer(found: dict[str, Any]) -> dict[str, Any]:
     """The body for one document."""
     document = found["document"]

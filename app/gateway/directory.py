@@ -4,20 +4,24 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Sequence
+import time
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import aiohttp
 import orjson
 
+from app.gateway.deletes import DeleteWatch
 from app.registry import Registry
+from schemas.errors import BadRequest, NotServing
 
 log = logging.getLogger("headrace.gateway")
 
 POLL_S = 1.0
 _ASK_TIMEOUT_S = 1.0
 _FORGET_AFTER_POLLS = 60
+COPY_MEMORY_S = 600.0  # a replica that is silent may come back with what it had: for so long it counts as a copy
 _PREFERRED = ("ready", "catching up")  # one that is loading does not answer yet
 
 
@@ -49,11 +53,21 @@ class Worker:
 class Directory:
     """The last known map; kept while Redis or workers are away. Lives in the gateway's event loop."""
 
-    def __init__(self, registry: Registry, urls: Sequence[str], session: aiohttp.ClientSession) -> None:
+    def __init__(
+        self,
+        registry: Registry,
+        urls: Sequence[str],
+        session: aiohttp.ClientSession,
+        deletes: DeleteWatch | None = None,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
         self._registry = registry
         self._static = tuple(urls)
         self._session = session
+        self._deletes = deletes
+        self._clock = clock
         self._refreshing: asyncio.Task[None] | None = None
+        self._copies: dict[tuple[int, str], tuple[float, str]] = {}
         self.workers: dict[str, Worker] = {}
         self.rounds = 0  # how often everybody was asked
 
@@ -74,6 +88,32 @@ class Directory:
             return worker.missed > 0, rank, -as_of_ms
 
         return sorted(owners, key=preference)
+
+    def copies(self, partition: int) -> dict[str, str]:
+        """The replicas that have a shard, or had it within the last ten minutes, with the worker last heard of."""
+        since = self._clock() - COPY_MEMORY_S
+        return {
+            replica: url
+            for (shard, replica), (heard, url) in self._copies.items()
+            if shard == partition and heard >= since
+        }
+
+    def strangers(self) -> list[str]:
+        """Workers that were announced or configured and have never answered: nobody knows what they hold."""
+        return [worker.url for worker in self.workers.values() if worker.missed and not worker.partitions]
+
+    async def require(self) -> None:
+        """Raises NotServing if no index worker is known, after having looked for one."""
+        if not self.partitions:
+            await self.refresh()
+        if not self.partitions:
+            raise NotServing("no index worker is known; start one with `headrace index` (see /readyz)")
+
+    def check_partitions(self, partitions: Iterable[str]) -> None:
+        """Raises BadRequest if there is no such partition."""
+        unknown = sorted(set(map(int, partitions)) - set(range(self.partitions)))
+        if unknown:
+            raise BadRequest(f"min_offsets: there is no partition {unknown[0]}; there are {self.partitions}")
 
     async def run(self) -> None:
         """Refresh for ever."""
@@ -97,12 +137,18 @@ class Directory:
             withdrawn = registered is not None and worker.url not in registered and worker.url not in self._static
             if worker.missed and (withdrawn or worker.missed > _FORGET_AFTER_POLLS) and worker.url not in self._static:
                 del self.workers[worker.url]
+        if self._deletes is not None:
+            self._deletes.settle(lambda partition: set(self.copies(partition)))
 
     async def _ask(self, worker: Worker) -> None:
         try:
             timeout = aiohttp.ClientTimeout(total=_ASK_TIMEOUT_S)
-            async with self._session.get(f"{worker.url}/shards", timeout=timeout) as response:
-                worker.take(orjson.loads(await response.read()))
+            parameters = {} if self._deletes is None else {"deletes_after": self._deletes.after(worker.url)}
+            async with self._session.get(f"{worker.url}/shards", params=parameters, timeout=timeout) as response:
+                answer = orjson.loads(await response.read())
+                worker.take(answer)
+                if self._deletes is not None:
+                    self._deletes.heard(worker.url, worker.replica, answer.get("deletes"))
         except (aiohttp.ClientError, TimeoutError, ValueError, KeyError, TypeError) as error:
             # the last three: it answers, but is no index worker
             if worker.missed == 0:
@@ -112,3 +158,4 @@ class Directory:
         if worker.missed:
             log.info("index worker %s answers again", worker.url)
         worker.missed = 0
+        self._copies |= {(shard, worker.replica): (self._clock(), worker.url) for shard in worker.shards}

@@ -8,11 +8,10 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
-import aiohttp
 import numpy as np
-import orjson
 from numpy.typing import NDArray
 
+from app.gateway.asking import WorkerApi
 from app.gateway.directory import Directory, Worker
 from schemas.errors import BadRequest, NotServing, RequestError, WaitTimeout
 from schemas.search import SearchRequest
@@ -29,12 +28,11 @@ class Gathered:
 
 
 class Fanout:
-    """Asks the index workers. shard_timeout_ms: beyond what it was asked to wait, a worker has this long."""
+    """Asks the best owner of each shard; `Replicas` asks all of them."""
 
-    def __init__(self, directory: Directory, session: aiohttp.ClientSession, shard_timeout_ms: int) -> None:
+    def __init__(self, directory: Directory, api: WorkerApi) -> None:
         self._directory = directory
-        self._session = session
-        self._shard_timeout_ms = shard_timeout_ms
+        self._api = api
 
     async def search(
         self, request: SearchRequest, vector: NDArray[np.float32] | None, fingerprint: str | None
@@ -45,10 +43,7 @@ class Fanout:
         Raises NotServing if no worker is known or none answers, WaitTimeout if a shard did not come as far as the
         request demands, BadRequest if the shards refuse it.
         """
-        if not self._directory.partitions:
-            await self._directory.refresh()
-        if not self._directory.partitions:
-            raise NotServing("no index worker is known; start one with `headrace index` (see /readyz)")
+        await self._directory.require()
         body = self._body(request, vector, fingerprint)
         timeout_s = self._timeout_s(request)
         gathered = Gathered()
@@ -89,7 +84,7 @@ class Fanout:
             else:
                 asked[shard] = owner
         workers = {worker.url: worker for worker in asked.values()}
-        answers = await asyncio.gather(*(self._ask_document(worker, document_id) for worker in workers.values()))
+        answers = await asyncio.gather(*(self._api.document(worker.url, document_id) for worker in workers.values()))
         by_url = dict(zip(workers, answers, strict=True))
         silent |= {
             shard: worker.url
@@ -123,7 +118,9 @@ class Fanout:
             else:
                 groups.setdefault(owner.url, []).append(shard)
         asked = groups.items()
-        answers = await asyncio.gather(*(self._ask(url, body | {"shards": own}, timeout_s) for url, own in asked))
+        answers = await asyncio.gather(
+            *(self._api.search(url, body | {"shards": own}, timeout_s) for url, own in asked)
+        )
         for (url, own), answer in zip(asked, answers, strict=True):
             for shard in own:
                 self._sort_in(shard, url, answer, gathered)
@@ -139,34 +136,6 @@ class Fanout:
         else:
             gathered.shards[shard] = said
             gathered.missing.pop(shard, None)
-
-    async def _ask(self, url: str, body: dict[str, Any], timeout_s: float) -> dict[str, Any] | str:
-        try:
-            async with self._session.post(
-                f"{url}/shards/search", data=orjson.dumps(body), timeout=aiohttp.ClientTimeout(total=timeout_s)
-            ) as response:
-                if response.status != 200:
-                    return f"answered with status {response.status}"
-                answer: Any = orjson.loads(await response.read())
-                said = answer.get("shards") if isinstance(answer, dict) else None
-                if not isinstance(said, dict) or not all(_is_said(said.get(str(shard))) for shard in body["shards"]):
-                    return "answered what no index worker answers"
-                return dict(answer)
-        except TimeoutError:
-            return f"no answer within {timeout_s * 1000:.0f} ms"
-        except (aiohttp.ClientError, orjson.JSONDecodeError) as error:
-            return str(error) or type(error).__name__
-
-    async def _ask_document(self, worker: Worker, document_id: str) -> dict[str, Any] | None:
-        try:
-            timeout = aiohttp.ClientTimeout(total=self._shard_timeout_ms / 1000)
-            url = f"{worker.url}/shards/document"
-            async with self._session.get(url, params={"id": document_id}, timeout=timeout) as response:
-                answer: Any = orjson.loads(await response.read())
-                known = isinstance(answer, dict) and isinstance(answer.get("shards"), list) and "document" in answer
-                return dict(answer) if known else None
-        except (aiohttp.ClientError, TimeoutError, orjson.JSONDecodeError):
-            return None
 
     @staticmethod
     def _body(request: SearchRequest, vector: NDArray[np.float32] | None, fingerprint: str | None) -> dict[str, Any]:
@@ -184,14 +153,10 @@ class Fanout:
 
     def _timeout_s(self, request: SearchRequest) -> float:
         waits = bool(request.min_offsets) or request.max_staleness_ms is not None
-        return (self._shard_timeout_ms + (request.timeout_ms if waits else 0)) / 1000
+        return self._api.timeout_s(request.timeout_ms if waits else 0)
 
     def _check(self, request: SearchRequest, gathered: Gathered) -> None:
-        unknown_shards = sorted(set(map(int, request.min_offsets or ())) - set(range(self._directory.partitions)))
-        if unknown_shards:
-            raise BadRequest(
-                f"min_offsets: there is no partition {unknown_shards[0]}; there are {self._directory.partitions}"
-            )
+        self._directory.check_partitions(request.min_offsets or {})
         if not gathered.shards:
             reasons = "; ".join(f"shard {shard}: {why}" for shard, why in sorted(gathered.missing.items()))
             raise NotServing(f"no shard answers: {reasons}")
@@ -208,11 +173,6 @@ class Fanout:
                 raise BadRequest(
                     f"filter: no document has the field {min(unknown)!r}; there are: {', '.join(known[:50]) or 'none'}"
                 )
-
-
-def _is_said(said: Any) -> bool:
-    """Whether that is what a shard says: its hits, or why it has none."""
-    return isinstance(said, dict) and (("status" in said and "error" in said) or "hits" in said)
 
 
 def _raised(shard: int, said: dict[str, Any]) -> RequestError:

@@ -8,7 +8,9 @@ from pydantic import BaseModel
 from pydantic.json_schema import models_json_schema
 
 from app.gateway.stats import Stats
-from schemas.search import MAX_K, SearchRequest, SearchResponse, ShardFreshness
+from schemas.receipt import Receipt
+from schemas.search import MAX_K, SearchRequest, SearchResponse, ShardFreshness, WaitParameters
+from schemas.waiting import WaitRequest, WaitResponse
 
 _REF = "#/components/schemas/{model}"
 _SEARCH = f"""\
@@ -19,6 +21,11 @@ Returns up to k (at most {MAX_K}) documents, best first, by their best chunks.
 `-word` must not occur. Nothing is a syntax error.
 - `hybrid`, the default for a text: both, fused by reciprocal rank.
 """
+_WAIT = """\
+Returns when the shards of the partitions in `min_offsets` have applied these source offsets, so that a search of any \
+mode sees them; also for changes that produced nothing, as duplicates do, and for deletes.
+"""
+_WAIT_EXAMPLES = {"everywhere": {"value": {"min_offsets": {"0": 0}, "replicas": "all", "timeout_ms": 5000}}}
 _EXAMPLES = {
     "hybrid": {"summary": "by meaning and keywords", "value": {"query": "parse a date", "k": 5}},
     "keyword": {
@@ -58,11 +65,13 @@ class Document(BaseModel):
     freshness: ShardFreshness
 
 
+_MODELS = (SearchRequest, SearchResponse, WaitRequest, WaitResponse, Document, Receipt, Stats, Error)
+_ID = [{"name": "id", "in": "path", "required": True, "schema": {"type": "string"}}]
+
+
 def openapi(version: str) -> dict[str, Any]:
     """OpenAPI 3.1 of the public API."""
-    _, definitions = models_json_schema(
-        [(model, "validation") for model in (SearchRequest, SearchResponse, Document, Stats, Error)], ref_template=_REF
-    )
+    _, definitions = models_json_schema([(model, "validation") for model in _MODELS], ref_template=_REF)
     search_responses = _responses("SearchResponse", "The answer", (400, 413, 503, 504))
     return {
         "openapi": "3.1.0",
@@ -77,6 +86,7 @@ def openapi(version: str) -> dict[str, Any]:
                     "summary": "Search by meaning, by keywords, or by both",
                     "description": _SEARCH,
                     "operationId": "search",
+                    "parameters": _query_parameters(WaitParameters),
                     "requestBody": {
                         "required": True,
                         "content": {
@@ -89,11 +99,36 @@ def openapi(version: str) -> dict[str, Any]:
                     "responses": search_responses,
                 }
             },
+            "/wait": {
+                "post": {
+                    "summary": "Wait until changes are applied, without searching",
+                    "description": _WAIT,
+                    "operationId": "wait",
+                    "requestBody": {
+                        "required": True,
+                        "content": {
+                            "application/json": {
+                                "schema": {"$ref": "#/components/schemas/WaitRequest"},
+                                "examples": _WAIT_EXAMPLES,
+                            }
+                        },
+                    },
+                    "responses": _responses("WaitResponse", "They are", (400, 413, 503, 504)),
+                }
+            },
+            "/documents/{id}/receipt": {
+                "get": {
+                    "summary": "Which replicas have the newest state of a document, and since when; deleted ones too",
+                    "operationId": "receipt",
+                    "parameters": _ID,
+                    "responses": _responses("Receipt", "What every replica holds", (400, 404, 503)),
+                }
+            },
             "/documents/{id}": {
                 "get": {
                     "summary": "A stored document",
                     "operationId": "document",
-                    "parameters": [{"name": "id", "in": "path", "required": True, "schema": {"type": "string"}}],
+                    "parameters": _ID,
                     "responses": _responses("Document", "The document as it is stored", (400, 404, 503)),
                 }
             },
@@ -111,6 +146,20 @@ def openapi(version: str) -> dict[str, Any]:
         },
         "components": {"schemas": definitions["$defs"]},
     }
+
+
+def _query_parameters(model: type[BaseModel]) -> list[dict[str, Any]]:
+    """In place of the field of the body that has the same name."""
+    schemas = model.model_json_schema()["properties"]
+    return [
+        {
+            "name": name,
+            "in": "query",
+            "description": "as in the body, in place of it",
+            "schema": next(kind for kind in schema["anyOf"] if kind["type"] != "null"),
+        }
+        for name, schema in schemas.items()
+    ]
 
 
 def _responses(model: str, description: str, errors: tuple[int, ...]) -> dict[str, Any]:

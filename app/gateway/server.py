@@ -9,16 +9,19 @@ import time
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 import numpy as np
 from aiohttp import web
 from numpy.typing import NDArray
 
-from app.gateway.answer import document_answer, search_answer
+from app.gateway.answer import document_answer, search_answer, wait_answer
 from app.gateway.directory import Directory
 from app.gateway.fanout import Fanout, Gathered
 from app.gateway.openapi import openapi
 from app.gateway.queries import QueryEmbedder, unit_vector
+from app.gateway.receipt import receipt
+from app.gateway.replicas import Replicas
 from app.gateway.stats import stats
 from app.gateway.status import EmbedWorkers, not_ready, pauses, status_body
 from app.observe.http import body_of, health_routes, json_response
@@ -28,6 +31,7 @@ from app.shard.question import checked_id
 from schemas.errors import NotFound, NotServing, RequestError, Retriable, TooLarge
 from schemas.filters import parse_filter
 from schemas.search import SearchRequest, parse_search_request
+from schemas.waiting import parse_wait_request
 
 log = logging.getLogger("headrace.gateway")
 
@@ -49,6 +53,7 @@ class Gateway:
         settings: Settings,
         directory: Directory,
         fanout: Fanout,
+        replicas: Replicas,
         queries: QueryEmbedder,
         redis_state: Callable[[], str],
         embed_workers: EmbedWorkers,
@@ -57,6 +62,7 @@ class Gateway:
         self._settings = settings
         self._directory = directory
         self._fanout = fanout
+        self._replicas = replicas
         self._queries = queries
         self._redis_state = redis_state
         self._embed_workers = embed_workers
@@ -75,6 +81,8 @@ class Gateway:
             [
                 *health,
                 web.post("/search", self.search),
+                web.post("/wait", self.wait),
+                web.get("/documents/{id:(?s:.+)}/receipt", self.receipt),
                 web.get("/documents/{id:(?s:.+)}", self.document),
                 web.get("/status", self.status),
                 web.get("/stats", self.stats),
@@ -90,7 +98,7 @@ class Gateway:
     async def search(self, request: web.Request) -> web.Response:
         """POST /search."""
         started = time.perf_counter()
-        asked = parse_search_request(await body_of(request))
+        asked = parse_search_request(await body_of(request), list(request.query.items()))
         if asked.filter is not None:
             parse_filter(asked.filter)
         vector, fingerprint = await self._meaning(asked)
@@ -109,8 +117,20 @@ class Gateway:
         found = await self._fanout.document(document_id)
         living = [answer for answer in found if not answer["deleted"]]
         if not living:
-            raise NotFound(f"no document {document_id!r}" + (": it was deleted" if found else ""))
+            proof = f": it was deleted; its receipt: GET /documents/{quote(document_id, safe='')}/receipt"
+            raise NotFound(f"no document {document_id!r}" + (proof if found else ""))
         return json_response(document_answer(max(living, key=lambda answer: answer["document"]["event_time_ms"])))
+
+    async def wait(self, request: web.Request) -> web.Response:
+        """POST /wait."""
+        started = time.perf_counter()
+        copies = await self._replicas.wait(parse_wait_request(await body_of(request)))
+        return json_response(wait_answer(copies, started))
+
+    async def receipt(self, request: web.Request) -> web.Response:
+        """GET /documents/{id}/receipt."""
+        document_id = checked_id(request.match_info["id"])
+        return json_response(receipt(document_id, await self._replicas.held(document_id), self._directory).model_dump())
 
     async def status(self, _: web.Request) -> web.Response:
         """GET /status."""

@@ -254,6 +254,18 @@ class GatewayMetrics:
         self.staleness = Gauge(
             "headrace_search_staleness_seconds", "Staleness of the last answer", registry=self.registry
         )
+        self.delete_everywhere = Histogram(
+            "headrace_delete_everywhere_seconds",
+            "From sending a delete until no replica can return the document",
+            buckets=_FRESHNESS_S,
+            registry=self.registry,
+        )
+        self.deletes_missed = Counter(
+            "headrace_delete_everywhere_missed_total",
+            "Deletes of which that time is not known",
+            ["reason"],
+            registry=self.registry,
+        )
 
 
 def counts_by_label(metric: Counter | Gauge) -> dict[str, int]:

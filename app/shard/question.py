@@ -7,7 +7,7 @@ import binascii
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import numpy as np
 import orjson
@@ -30,11 +30,11 @@ class _Body(BaseModel):
     model_config = ConfigDict(strict=True)
 
     shards: Annotated[list[Annotated[int, Field(ge=0, lt=MAX_PARTITIONS)]], Field(max_length=MAX_PARTITIONS)]
-    mode: Mode = "vector"
+    mode: Mode | Literal["none"] = "vector"  # none: it only waits
     query: Annotated[str, StringConstraints(max_length=MAX_QUERY_CHARS)] | None = None
     vector: Annotated[str, StringConstraints(max_length=_MAX_VECTOR_CHARS)] | None
     fingerprint: str | None
-    k: Annotated[int, Field(ge=1, le=MAX_K)]
+    k: Annotated[int, Field(ge=0, le=MAX_K)]
     filter: dict[str, Any] | None
     min_offsets: Annotated[dict[Partition, Int64], Field(max_length=MAX_PARTITIONS)]
     max_staleness_ms: Int64 | None
@@ -44,7 +44,7 @@ class _Body(BaseModel):
 
 @dataclass(frozen=True, slots=True)
 class ShardQuery:
-    """One question to some shards of this worker."""
+    """One question to some shards of this worker. waits_only: nothing is searched for, by meaning or by words."""
 
     shards: list[int]
     vector: NDArray[np.float32] | None
@@ -56,6 +56,12 @@ class ShardQuery:
     max_staleness_ms: int | None
     deadline: float
     probe: bool = False
+    waits_only: bool = False
+
+    @property
+    def by_words(self) -> bool:
+        """Whether the keyword index, which is a moment behind, must have come so far as well."""
+        return self.waits_only or self.text is not None
 
     @classmethod
     def decode(cls, content: bytes) -> ShardQuery:
@@ -64,12 +70,14 @@ class ShardQuery:
             body = _Body.model_validate_json(content)
         except ValidationError as error:
             raise BadRequest(explain(error)) from error
-        if body.mode != "vector" and body.query is None:
+        if body.mode in ("keyword", "hybrid") and body.query is None:
             raise BadRequest(f"query: mode {body.mode} needs one")
+        if body.mode != "none" and body.k == 0:
+            raise BadRequest("k: must be at least 1")
         return cls(
             shards=list(dict.fromkeys(body.shards)),
-            vector=None if body.mode == "keyword" else _vector(body.vector),
-            text=None if body.mode == "vector" else body.query,
+            vector=_vector(body.vector) if body.mode in ("vector", "hybrid") else None,
+            text=body.query if body.mode in ("keyword", "hybrid") else None,
             fingerprint=body.fingerprint,
             k=body.k,
             parsed=parse_filter(body.filter) if body.filter else None,
@@ -77,6 +85,7 @@ class ShardQuery:
             max_staleness_ms=body.max_staleness_ms,
             deadline=time.monotonic() + body.timeout_ms / 1000,
             probe=body.probe,
+            waits_only=body.mode == "none",
         )
 
 

@@ -9,6 +9,7 @@ import time
 from collections import deque
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import asdict
 from functools import partial
 from typing import Any, TypeVar
@@ -18,12 +19,13 @@ from aiohttp import web
 from app.crash import crash_point
 from app.observe.http import body_of, error_response, json_response
 from app.observe.metrics import IndexMetrics
+from app.shard.answers import document_json, hit_json, row_json
+from app.shard.delete_log import DeleteLog
 from app.shard.held_rows import MOST_ROWS
-from app.shard.hits import ShardHit
 from app.shard.question import ShardQuery, asked_id, asked_ids, asked_page, asked_shard
 from app.shard.shard import Shard
 from app.shard.shards import Shards
-from app.shard.store import Progress, StoredDocument, now_ms
+from app.shard.store import Progress, now_ms
 from app.watchdog import Watchdog
 from schemas.errors import RequestError
 
@@ -45,8 +47,10 @@ class ShardServer:
         paused: Callable[[], str | None],
         metrics: IndexMetrics,
         watchdog: Watchdog | None = None,
+        deletes: DeleteLog | None = None,
     ) -> None:
         self._shards = shards
+        self._deletes = deletes or DeleteLog()
         self._recent = recent
         self._describe = describe
         self._paused = paused
@@ -61,16 +65,19 @@ class ShardServer:
             web.get("/shards", self.status),
             web.post("/shards/search", self.search),
             web.get("/shards/document", self.document),
+            web.get("/shards/row", self.row),
             web.get("/shards/queries", self.queries),
             web.get(r"/shards/{shard:\d+}/documents", self.documents),
             web.post(r"/shards/{shard:\d+}/documents", self.documents),
         ]
 
-    async def status(self, _: web.Request) -> web.Response:
-        """Who this is and how far each shard has come."""
+    async def status(self, request: web.Request) -> web.Response:
+        """Who this is and how far each shard has come; with `deletes_after` also what was deleted since."""
         paused = self._paused()
         shards = [asdict(shard.status()) | {"paused": paused} for shard in self._shards.open.values()]
-        return json_response(self._describe() | {"shards": shards, "recent": list(self._recent)})
+        asked = request.query.get("deletes_after")
+        deletes = {} if asked is None else {"deletes": self._deletes.after(asked)}
+        return json_response(self._describe() | {"shards": shards, "recent": list(self._recent)} | deletes)
 
     async def search(self, request: web.Request) -> web.Response:
         """Per shard its best documents and how fresh it is, or why it cannot answer."""
@@ -80,7 +87,7 @@ class ShardServer:
         except RequestError as error:
             return error_response(error)
         answers = await asyncio.gather(*(self._search_one(query, partition) for partition in query.shards))
-        if not query.probe:
+        if not query.probe and not query.waits_only:
             self._metrics.search_seconds.observe(time.perf_counter() - started)
         return json_response({"shards": dict(zip(map(str, query.shards), answers, strict=True))})
 
@@ -106,6 +113,20 @@ class ShardServer:
                     | _freshness(shard, None)
                 )
         return json_response({"document": None, "shards": asked}, 404)
+
+    async def row(self, request: web.Request) -> web.Response:
+        """What every shard of this worker holds under an id, for receipts: see `row_json`."""
+        try:
+            document_id = asked_id(request.query)
+        except RequestError as error:
+            return error_response(error)
+        found = {}
+        for partition, shard in self._shards.open.items():
+            with suppress(sqlite3.ProgrammingError):  # given away meanwhile: its next owner knows
+                found[str(partition)] = await self._in(
+                    self._threads, f"reading a row of shard {partition}", partial(row_json, shard, document_id)
+                )
+        return json_response({"shards": found})
 
     async def queries(self, request: web.Request) -> web.Response:
         """Vectors that a shard was asked for lately, base64 of float32, for `headrace tune`."""
@@ -155,9 +176,11 @@ class ShardServer:
                 late = {"error": "did not reach min_offsets or max_staleness_ms in time", "status": 504}
                 return late | _freshness(shard, query)
             freshness = _freshness(shard, query)  # before the search: the answer is at least this fresh
+            if query.waits_only:
+                return {"hits": []} | freshness
             ask = partial(shard.search, query.vector, query.k, query.parsed, query.fingerprint, query.text)
             hits = await self._in(self._threads, f"a search of shard {partition}", partial(ask, probe=query.probe))
-            answer = {"hits": [_hit_json(hit, partition) for hit in hits]} | freshness
+            answer = {"hits": [hit_json(hit, partition) for hit in hits]} | freshness
             if query.parsed is not None and (unknown := shard.unknown_fields(query.parsed)):
                 answer |= {"unknown_fields": sorted(unknown), "known_fields": sorted(shard.field_names())}
             return answer
@@ -198,38 +221,8 @@ class ShardServer:
             forget()
 
 
-def document_json(document: StoredDocument, partition: int) -> dict[str, Any]:
-    """A stored document for the gateway; times in ms since the epoch."""
-    return {
-        "id": document.id,
-        "shard": partition,
-        "version": document.version,
-        "source_offset": document.source_offset,
-        "title": document.title,
-        "text": document.text,
-        "metadata": document.metadata,
-        "event_time_ms": document.event_time_ms,
-        "indexed_time_ms": document.indexed_time_ms,
-        "trace_id": document.trace_id,
-    }
-
-
-def _hit_json(hit: ShardHit, partition: int) -> dict[str, Any]:
-    chunks = [
-        {"text": hit.text_of(chunk), "start": chunk.start, "end": chunk.end, "score": chunk.score}
-        for chunk in hit.chunks
-    ]
-    return document_json(hit.document, partition) | {
-        "text": chunks[0]["text"],
-        "score": hit.score,
-        "vector_score": hit.vector_score,
-        "keyword_score": hit.keyword_score,
-        "chunks": chunks,
-    }
-
-
 def _progress(shard: Shard, query: ShardQuery | None) -> Progress:
-    return shard.progress(by_words=query is not None and query.text is not None)
+    return shard.progress(by_words=query is not None and query.by_words)
 
 
 def _reached(query: ShardQuery, shard: Shard) -> bool:

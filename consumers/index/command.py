@@ -88,7 +88,9 @@ async def _run(settings: Settings, stop: asyncio.Event) -> None:
             "checks": {"probes": counts_by_label(metrics.probes), "drift": counts_by_label(metrics.drift)},
         }
 
-    server = ShardServer(worker.shards, worker.recent, describe, lambda: worker.paused, metrics, watchdog)
+    server = ShardServer(
+        worker.shards, worker.recent, describe, lambda: worker.paused, metrics, watchdog, worker.deletes
+    )
     application = web.Application(client_max_size=settings.max_request_bytes)
     application.add_routes(
         [*health_routes(lambda: worker.ready, lambda: services(link, kafka), metrics.registry), *server.routes()]

@@ -26,6 +26,7 @@ from app.observe.metrics import IndexMetrics
 from app.registry import Registry
 from app.settings import Settings
 from app.shard.apply import AppliedDocument, Change
+from app.shard.delete_log import DeleteLog
 from app.shard.shard import Shard
 from app.shard.shards import Shards
 from app.shard.write_back import WriteBack
@@ -81,6 +82,7 @@ class IndexWorker:
         self.paused: str | None = None
         self._settling = False
         self.recent: deque[dict[str, Any]] = deque(maxlen=_RECENT)
+        self.deletes = DeleteLog()
         self._connect_agent()
 
     @property
@@ -238,6 +240,7 @@ class IndexWorker:
         visible_ns = time.time_ns()
         if live:
             self._visibility.saw(change.documents, partition, applied_ns, visible_ns)
+        self.deletes.saw(change.documents, partition, visible_ns, live=live)
         for outcome, count in change.outcomes.items():
             self._metrics.records.labels(outcome).inc(count)
         for event, error in change.rejected:

@@ -13,9 +13,12 @@ import orjson
 from aiohttp import web
 from aiohttp.test_utils import TestClient, TestServer
 
+from app.gateway.asking import WorkerApi
+from app.gateway.deletes import DeleteWatch
 from app.gateway.directory import Directory
 from app.gateway.fanout import Fanout
 from app.gateway.queries import QueryEmbedder
+from app.gateway.replicas import Replicas
 from app.gateway.server import Gateway
 from app.model.embedder import Embedder
 from app.model.hashing import HashingEmbedder
@@ -68,6 +71,9 @@ class FakeWorker:
         self.told: dict[int, dict[str, Any]] = {}
         self.more: dict[str, Any] = {}
         self.documents: dict[str, dict[str, Any]] = {}
+        self.rows: dict[str, dict[int, dict[str, Any]]] = {}
+        self.deletes: dict[str, Any] | None = None
+        self.deletes_after: str | None = None
         self.answers: str | int = "well"
         self.describes: Any = None
         self.asked: list[dict[str, Any]] = []
@@ -81,6 +87,7 @@ class FakeWorker:
                 web.get("/shards", self._status),
                 web.post("/shards/search", self._search),
                 web.get("/shards/document", self._document),
+                web.get("/shards/row", self._row),
             ]
         )
         self.server = TestServer(application)
@@ -92,7 +99,8 @@ class FakeWorker:
             await self.server.close()
             self.server = None
 
-    async def _status(self, _: web.Request) -> web.Response:
+    async def _status(self, request: web.Request) -> web.Response:
+        self.deletes_after = request.query.get("deletes_after")
         if self.describes is not None:
             return _json(self.describes)
         rows = [
@@ -107,8 +115,8 @@ class FakeWorker:
             | self.told.get(partition, {})
             for partition, said in self.shards.items()
         ]
-        described = {"replica": self.replica, "partitions": self.partitions, "shards": rows, "recent": []}
-        return _json(described | self.more)
+        told = self.more | ({} if self.deletes is None else {"deletes": self.deletes})
+        return _json({"replica": self.replica, "partitions": self.partitions, "shards": rows, "recent": []} | told)
 
     async def _search(self, request: web.Request) -> web.Response:
         body = orjson.loads(await request.read())
@@ -128,6 +136,14 @@ class FakeWorker:
         answer = self.documents.get(document_id)
         shards = {"shards": list(self.shards)}
         return _json({"document": None} | shards, 404) if answer is None else _json(answer | shards)
+
+    async def _row(self, request: web.Request) -> web.Response:
+        if isinstance(self.answers, int):
+            return web.Response(status=self.answers, text="trouble")
+        rows = self.rows.get(request.query["id"], {})
+        places = ("applied_offset", "as_of_ms")
+        shards = {p: {"row": rows.get(p)} | {name: said[name] for name in places} for p, said in self.shards.items()}
+        return _json({"shards": {str(p): told for p, told in shards.items()}})
 
 
 def said(*hits: dict[str, Any], as_of_ms: int | None = None, offset: int | None = 9, **more: Any) -> dict[str, Any]:
@@ -229,10 +245,11 @@ async def gateway(
             stack.push_async_callback(worker.stop)
         registry.known = [worker.url for worker in workers] if redis else None
         session = await stack.enter_async_context(aiohttp.ClientSession())
-        directory = Directory(registry, settings.index_urls, session)
-        fanout = Fanout(directory, session, settings.shard_timeout_ms)
+        directory = Directory(registry, settings.index_urls, session, DeleteWatch(metrics))
+        api = WorkerApi(session, settings.shard_timeout_ms)
+        fanout, replicas = Fanout(directory, api), Replicas(directory, api)
         embed_workers = lambda: registry.embed_workers  # noqa: E731
-        parts = Gateway(settings, directory, fanout, queries, lambda: "ok", embed_workers, metrics)
+        parts = Gateway(settings, directory, fanout, replicas, queries, lambda: "ok", embed_workers, metrics)
         server = TestServer(parts.application())
         await server.start_server(auto_decompress=False)  # as HttpThread does
         client = await stack.enter_async_context(TestClient(server))

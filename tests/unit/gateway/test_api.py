@@ -69,7 +69,9 @@ async def test_a_document_that_is_not_there_is_404_and_a_deleted_one_says_so() -
     worker.documents["gone"] = stored("gone", deleted=True, text=None)
     async with gateway(worker) as served:
         assert message(await served.get("/documents/never", 404), 404) == "no document 'never'"
-        assert message(await served.get("/documents/gone", 404), 404) == "no document 'gone': it was deleted"
+        assert message(await served.get("/documents/gone", 404), 404) == (
+            "no document 'gone': it was deleted; its receipt: GET /documents/gone/receipt"
+        )
 
 
 async def test_a_document_deleted_in_one_shard_and_living_in_another_is_the_living_one() -> None:
