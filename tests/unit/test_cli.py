@@ -141,11 +141,11 @@ def test_a_search_asks_in_its_mode_and_shows_scores_where_they_are_wanted(
     answer |= {"freshness": {"staleness_ms": None, "as_of": None}}
     asked: list[dict[str, Any]] = []
 
-    async def ask(_: str, body: dict[str, Any]) -> dict[str, Any]:
+    async def ask(_url: str, _method: str, _path: str, body: dict[str, Any]) -> dict[str, Any]:
         asked.append(body)
         return answer
 
-    monkeypatch.setattr("app.cli.search._ask", ask)
+    monkeypatch.setattr("app.cli.search.ask_once", ask)
     assert run("search", "water", "mill") == 0
     brief = capsys.readouterr().out
     assert run("search", "--mode", "keyword", "-v", "mill") == 0

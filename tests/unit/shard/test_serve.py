@@ -32,7 +32,7 @@ class Served:
         self.shards = shards
         self.client = client
 
-    async def search(self, *partitions: int, **changed: Any) -> dict[str, dict[str, Any]]:
+    async def search(self, *partitions: int, status: int = 200, **changed: Any) -> dict[str, dict[str, Any]]:
         body = {
             "shards": list(partitions),
             "mode": "vector",
@@ -46,8 +46,9 @@ class Served:
             "timeout_ms": 2000,
         }
         async with self.client.post("/shards/search", data=orjson.dumps(body | changed)) as response:
-            assert response.status == 200
-            answer: dict[str, dict[str, Any]] = (await response.json())["shards"]
+            assert response.status == status
+            told = await response.json()
+            answer: dict[str, dict[str, Any]] = told["shards"] if status == 200 else told
             return answer
 
     async def document(self, document_id: str) -> tuple[int, dict[str, Any]]:
@@ -118,6 +119,33 @@ async def test_a_search_waits_for_the_offset_it_asks_for(tmp_path: Path) -> None
         answer = (await asyncio.wait_for(waiting, 5))["0"]
         assert answer["applied_offset"] == 5
         assert {hit["id"] for hit in answer["hits"]} == {"a", "b", "c"}
+
+
+async def test_a_wait_without_a_search_is_over_when_the_words_can_be_found_as_well(tmp_path: Path) -> None:
+    nothing = {"mode": "none", "vector": None, "fingerprint": None, "k": 0}
+    async with served(tmp_path) as worker:
+        shard = worker.shards.open[0]
+        waiting = asyncio.create_task(worker.search(0, min_offsets={"0": 4}, **nothing))
+        await asyncio.to_thread(shard.apply, [document(2, "c", unit(1), source_offset=4)])
+        answer = (await asyncio.wait_for(waiting, 5))["0"]
+        assert (answer["hits"], answer["applied_offset"]) == ([], 4)
+        assert shard.progress(by_words=True).through == 4
+        late = (await worker.search(0, min_offsets={"0": 5}, timeout_ms=1, **nothing))["0"]
+        assert (late["status"], late["applied_offset"]) == (504, 4)
+        assert "error" in (await worker.search(0, k=0, status=400))
+
+
+async def test_a_row_is_told_by_every_shard_deleted_or_not_with_how_far_the_shard_is(tmp_path: Path) -> None:
+    async with served(tmp_path) as worker:
+        worker.shards.open[0].apply([delete(2, "a", version=3, traceparent=f"00-{'a' * 32}-{'b' * 16}-01")])
+        async with worker.client.get("/shards/row", params={"id": "a"}) as response:
+            told = (await response.json())["shards"]
+        assert told["1"] == {"row": None, "applied_offset": None, "as_of_ms": None}
+        row = told["0"]["row"]
+        assert (row["deleted"], row["version"], row["source_offset"], row["trace_id"]) == (True, 3, 2, "a" * 32)
+        assert told["0"]["applied_offset"] == 2
+        async with worker.client.get("/shards/row") as response:
+            assert response.status == 400
 
 
 async def test_an_offset_of_another_shard_is_not_waited_for(tmp_path: Path) -> None:
