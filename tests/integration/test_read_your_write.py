@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import re
 import signal
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import orjson
 import pytest
@@ -26,6 +28,7 @@ pytestmark = [pytest.mark.kafka, pytest.mark.redis]
 
 SECOND = "index-b"
 WITHIN_S = 60.0
+FRESHNESS_PAGE = Path(__file__).resolve().parents[2] / "docs" / "freshness.md"
 
 
 @pytest.fixture(scope="module")
@@ -127,3 +130,13 @@ def test_an_offset_that_never_comes_and_a_gateway_that_is_not_there_say_what_is_
         with pytest.raises(GatewayUnavailable, match=r"no gateway at http://127\.0\.0\.1:1") as away:
             client.publish_and_wait(unique("away"), "a text", timeout_s=1)
         assert away.value.min_offsets
+
+
+def test_the_example_of_the_page_about_freshness_does_what_it_says(
+    stack: Stack, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("HEADRACE_BROKERS", stack.settings.brokers)
+    monkeypatch.setenv("HEADRACE_COLLECTION", stack.settings.collection)
+    (example,) = re.findall(r"^```python\n(.*?)^```", FRESHNESS_PAGE.read_text(), re.MULTILINE | re.DOTALL)
+    exec(example.replace("http://127.0.0.1:8080", stack.url), {})
+    assert "None" not in capsys.readouterr().out

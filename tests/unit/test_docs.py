@@ -11,6 +11,7 @@ from pathlib import Path
 import click
 import pytest
 from prometheus_client import CollectorRegistry
+from pydantic import BaseModel
 
 from app.cli.main import COMMANDS, headrace
 from app.cli.settings_page import default_text, settings_page
@@ -20,7 +21,9 @@ from app.settings import PREFIX, Settings
 from schemas.dead_letter import DeadLetter
 from schemas.document_change import DocumentChange
 from schemas.headers import STAGES, RecordHeaders
+from schemas.receipt import MissingReplica, Receipt, ReplicaReceipt
 from schemas.search import Hit, SearchRequest, SearchResponse, ShardFreshness
+from schemas.waiting import ReplicaFreshness, WaitRequest, WaitResponse
 
 ROOT = Path(__file__).resolve().parents[2]
 DOCS = ROOT / "docs"
@@ -62,7 +65,8 @@ def test_metrics_page_names_the_metrics_that_there_are() -> None:
 def test_search_api_page_names_every_path_and_field() -> None:
     text = (DOCS / "search-api.md").read_text()
     paths = openapi("0")["paths"]
-    models = (SearchRequest, SearchResponse, Hit, ShardFreshness, Document)
+    models: tuple[type[BaseModel], ...] = (SearchRequest, SearchResponse, Hit, ShardFreshness, Document)
+    models += (WaitRequest, WaitResponse, ReplicaFreshness, Receipt, ReplicaReceipt, MissingReplica)
     fields = {name for model in models for name in model.model_fields}
 
     assert [path for path in paths if path not in text] == []
