@@ -25,6 +25,14 @@ class WaitRequest(BaseModel):
     timeout_ms: TimeoutMs = 2000
     replicas: Replicas = "any"
 
+    @property
+    def offsets(self) -> dict[int, int]:
+        """By number of the partition; the highest where one is named twice, as 0 and 00."""
+        highest: dict[int, int] = {}
+        for partition, offset in self.min_offsets.items():
+            highest[int(partition)] = max(offset, highest.get(int(partition), 0))
+        return highest
+
 
 class ReplicaFreshness(ShardFreshness):
     """How far one replica of a shard is."""

@@ -94,9 +94,9 @@ class Replicas:
         """Ask the copies that are waited for once, each until it has reached what is asked or time is over."""
         waiting.lacking.clear()
         asked: dict[str, list[Copy]] = {}
-        for shard in sorted(map(int, request.min_offsets)):
+        for shard in sorted(request.offsets):
             for copy, worker in self._copies(shard, waiting):
-                waiting.lacking[copy] = "no index worker has it" if worker is None else ""
+                waiting.lacking[copy] = "no index worker has it at present"
                 if worker is not None:
                     asked.setdefault(worker.url, []).append(copy)
         left_ms = max(1, int((deadline - time.monotonic()) * 1000))
@@ -114,11 +114,11 @@ class Replicas:
 
     def _copies(self, shard: int, waiting: _Waiting) -> Iterator[tuple[Copy, Worker | None]]:
         owners = {worker.replica: worker for worker in reversed(self._directory.owners(shard))}  # the best of each
-        if not owners and waiting.wants(shard, ""):
-            yield (shard, ""), None
-        for replica, worker in owners.items():
+        # a replica whose workers are there while none has the shard: it moves from one to the other
+        moving = {worker.replica for worker in self._directory.workers.values()} & set(self._directory.copies(shard))
+        for replica in sorted(owners.keys() | moving) or [""]:
             if waiting.wants(shard, replica):
-                yield (shard, replica), worker
+                yield (shard, replica), owners.get(replica)
 
     async def _ask(self, url: str, request: WaitRequest, copies: list[Copy], left_ms: int, waiting: _Waiting) -> None:
         body = {
@@ -128,7 +128,7 @@ class Replicas:
             "fingerprint": None,
             "k": 0,
             "filter": None,
-            "min_offsets": request.min_offsets,
+            "min_offsets": {str(shard): offset for shard, offset in request.offsets.items()},
             "max_staleness_ms": None,
             "timeout_ms": left_ms,
         }
@@ -161,7 +161,7 @@ class Replicas:
     @staticmethod
     def _told(request: WaitRequest, waiting: _Waiting) -> str:
         told = [
-            f"shard {shard} has not applied offset {request.min_offsets[str(shard)]}"
+            f"shard {shard} has not applied offset {request.offsets[shard]}"
             + (f" in replica {replica}" if replica else "")
             + f": {why}"
             for (shard, replica), why in sorted(waiting.lacking.items())

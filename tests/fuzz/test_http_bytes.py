@@ -127,7 +127,9 @@ def test_any_id_is_found_not_found_or_refused(served: Running, client: httpx.Cli
     path = quote(document_id, safe="")
     for response in (
         client.get(f"{served.gateway}/documents/{path}"),
+        client.get(f"{served.gateway}/documents/{path}/receipt"),
         client.get(f"{served.worker}/shards/document", params={"id": document_id}),
+        client.get(f"{served.worker}/shards/row", params={"id": document_id}),
     ):
         assert response.status_code in (200, 400, 404), response.text
         assert document_id not in IDS or response.status_code == 200
@@ -139,7 +141,8 @@ def test_an_id_that_no_document_can_have_is_refused(served: Running, client: htt
     for path in ("%ff", "%ed%a0%80", "a%c3"):
         explained(client.get(f"{served.gateway}/documents/{path}"), 400, 404)
     for path in ("", "?id=", "?id=" + "x" * 1025):
-        explained(client.get(f"{served.worker}/shards/document{path}"), 400)
+        for question in ("document", "row"):
+            explained(client.get(f"{served.worker}/shards/{question}{path}"), 400)
 
 
 @pytest.mark.parametrize("shard", ["", "x", "-1", "9" * 5000, "١", "1.0", "0x1"])
@@ -147,7 +150,7 @@ def test_a_shard_that_is_no_number_is_refused(served: Running, client: httpx.Cli
     explained(client.get(f"{served.worker}/shards/queries", params={"shard": shard}), 400)
 
 
-@pytest.mark.parametrize("path", ["gateway/search", "worker/shards/search"])
+@pytest.mark.parametrize("path", ["gateway/search", "gateway/wait", "worker/shards/search"])
 @pytest.mark.parametrize(
     "bomb",
     [
@@ -170,7 +173,7 @@ def test_a_bomb_is_refused_in_no_time(served: Running, client: httpx.Client, pat
 
 
 @pytest.mark.parametrize("encoding", ["gzip", "deflate", "br", "zstd", "nonsense"])
-@pytest.mark.parametrize("path", ["gateway/search", "worker/shards/search"])
+@pytest.mark.parametrize("path", ["gateway/search", "gateway/wait", "worker/shards/search"])
 def test_a_compressed_body_is_refused_and_never_unpacked(
     served: Running, client: httpx.Client, path: str, encoding: str
 ) -> None:

@@ -86,13 +86,35 @@ async def test_a_worker_that_fails_is_asked_again_until_it_answers() -> None:
         assert len(one.asked) == 1
 
 
+async def test_a_shard_that_moves_between_the_workers_of_a_replica_is_waited_for() -> None:
+    one, two, other = FakeWorker(2, 0, 1, replica="a"), FakeWorker(2, 0, replica="b"), FakeWorker(2, 1, replica="b")
+    async with gateway(one, two, other) as served:
+        del two.shards[0]
+        await served.directory.refresh()
+        told = message(await wait(served, 504, min_offsets={"0": 8}, replicas="all", timeout_ms=1), 504)
+        assert told == "shard 0 has not applied offset 8 in replica b: no index worker has it at present"
+        other.shards[0] = said()
+        answer = await wait(served, min_offsets={"0": 8}, replicas="all")
+        assert {name: told["worker"] for name, told in answer["replicas"]["0"].items()} == {
+            "a": one.url,
+            "b": other.url,
+        }
+
+
+async def test_of_a_partition_that_is_named_twice_the_higher_offset_counts() -> None:
+    worker = FakeWorker(1, 0)
+    async with gateway(worker) as served:
+        await wait(served, min_offsets={"00": 8, "0": 3})
+        assert worker.asked[0]["min_offsets"] == {"0": 8}
+
+
 async def test_what_cannot_be_waited_for_is_refused() -> None:
     async with gateway(FakeWorker(2, 0)) as served:
         assert "there is no partition 2" in message(await wait(served, 400, min_offsets={"2": 1}), 400)
         assert "min_offsets" in message(await wait(served, 400, min_offsets={}), 400)
         assert "replicas" in message(await wait(served, 400, min_offsets={"0": 1}, replicas="most"), 400)
         told = message(await wait(served, 504, min_offsets={"1": 1}, timeout_ms=1), 504)
-        assert told == "shard 1 has not applied offset 1: no index worker has it"
+        assert told == "shard 1 has not applied offset 1: no index worker has it at present"
 
 
 # --- POST /search?max_staleness_ms=…&timeout_ms=…
