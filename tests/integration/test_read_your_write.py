@@ -137,6 +137,8 @@ def test_the_example_of_the_page_about_freshness_does_what_it_says(
 ) -> None:
     monkeypatch.setenv("HEADRACE_BROKERS", stack.settings.brokers)
     monkeypatch.setenv("HEADRACE_COLLECTION", stack.settings.collection)
+    for call in (HeadraceClient.publish_and_wait, HeadraceClient.delete_and_wait):
+        monkeypatch.setitem(call.__kwdefaults__, "timeout_s", WITHIN_S)
     (example,) = re.findall(r"^```python\n(.*?)^```", FRESHNESS_PAGE.read_text(), re.MULTILINE | re.DOTALL)
-    exec(example.replace("http://127.0.0.1:8080", stack.url), {})
+    exec(example.replace("http://127.0.0.1:8080", stack.url).replace("timeout_s=10", f"timeout_s={WITHIN_S}"), {})
     assert "None" not in capsys.readouterr().out
