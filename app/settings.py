@@ -214,6 +214,9 @@ class Settings(BaseSettings):
     shard_timeout_ms: int = _setting(1000, "a shard that has not answered by then is left out: partial", "ms", ge=1)
     max_request_bytes: int = _setting(2**20, "largest body of a request", "bytes", ge=1024)
     query_cache_entries: int = _setting(10_000, "query vectors kept in memory", "queries", ge=0)
+    lag_interval_s: float = _setting(
+        3.0, "how often the gateway asks Kafka how far the workers are behind; 0: never", "seconds", ge=0
+    )
 
     # --- freshness and traces
     freshness_objective_ms: int = _setting(
@@ -232,6 +235,8 @@ class Settings(BaseSettings):
         1000, "how often an idle embed worker tells the shards that they are up to date", "ms", ge=50
     )
     otlp_endpoint: str | None = _setting(None, "OTLP/HTTP endpoint for traces, e.g. http://localhost:4318; empty: none")
+    otlp_metrics: bool = _setting(False, "send metrics to the OTLP endpoint as well; /metrics has them either way")
+    otlp_metrics_interval_s: float = _setting(15.0, "how often they are sent", "seconds", ge=0.1)
     trace_one_in: int = _setting(100, "one document in this many is traced, by trace-id hash", "documents", ge=1)
     trace_document_ids: Literal["plain", "hashed"] = _setting("plain", "how traces name documents")
 
@@ -284,6 +289,8 @@ class Settings(BaseSettings):
             )
         if self.runtime == "http" and not self.embeddings_url:
             raise ValueError("HEADRACE_RUNTIME=http needs HEADRACE_EMBEDDINGS_URL, e.g. https://api.openai.com/v1")
+        if self.otlp_metrics and not self.otlp_endpoint:
+            raise ValueError("HEADRACE_OTLP_METRICS needs HEADRACE_OTLP_ENDPOINT, e.g. http://localhost:4318")
         if self.max_text_bytes * 2 > self.max_record_bytes:
             raise ValueError(
                 "HEADRACE_MAX_RECORD_BYTES must be at least twice HEADRACE_MAX_TEXT_BYTES: a record carries text and "

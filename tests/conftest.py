@@ -14,6 +14,7 @@ from app.local.kafka import LocalKafka
 from app.local.redis import LocalRedis, find_redis_server
 from app.model.source import DEFAULT_MODEL, find_model
 from schemas.errors import ModelMissing
+from tests.collector import Collector
 from tests.services import need
 from tests.services_local import kafka_or_skip, redis_or_skip
 from tests.stack import Stack
@@ -60,6 +61,14 @@ def default_model() -> str:
     except ModelMissing as error:
         need(available=False, what=str(error))
     return DEFAULT_MODEL
+
+
+@pytest.fixture
+def collector() -> Iterator[Collector]:
+    """An OTLP endpoint that keeps what it gets."""
+    collector = Collector()
+    yield collector
+    collector.close()
 
 
 @pytest.fixture

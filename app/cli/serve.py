@@ -12,6 +12,7 @@ import click
 from aiohttp import web
 
 from app.cli.options import setting_flags
+from app.freshness.lag import LagWatch
 from app.gateway.asking import WorkerApi
 from app.gateway.deletes import DeleteWatch
 from app.gateway.directory import Directory
@@ -23,6 +24,7 @@ from app.model.load import load_embedder
 from app.observe.http import listen
 from app.observe.logs import set_up_logs
 from app.observe.metrics import GatewayMetrics
+from app.observe.push import MetricsPush
 from app.redis_link import RedisLink
 from app.registry import Registry
 from app.settings import Settings, load_settings
@@ -58,6 +60,7 @@ async def _run(settings: Settings) -> None:
     stop = asyncio.Event()
     for name in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(name, stop.set)
+    push = MetricsPush(settings, "search", metrics.registry)
     watchdog = Watchdog(settings.stall_timeout_s)
     queries = QueryEmbedder(embedder, settings.query_cache_entries, metrics, watchdog)
     connector = aiohttp.TCPConnector(limit=0, keepalive_timeout=60)
@@ -67,12 +70,17 @@ async def _run(settings: Settings) -> None:
         api = WorkerApi(session, settings.shard_timeout_ms)
         fanout, replicas = Fanout(directory, api), Replicas(directory, api)
         embed_workers = Registry(link, settings.collection, "embed").told
-        gateway = Gateway(settings, directory, fanout, replicas, queries, lambda: link.state, embed_workers, metrics)
+        lag = LagWatch(settings, directory)
+        metrics.lag.read = lag.report
+        gateway = Gateway(
+            settings, directory, fanout, replicas, queries, lambda: link.state, embed_workers, metrics, lag.body
+        )
         runner = web.AppRunner(gateway.application(), access_log=None, shutdown_timeout=_STOP_S, auto_decompress=False)
         await runner.setup()
         await web.SockSite(runner, bound).start()
         log.info("serving %s on http://%s:%d", settings.collection, *bound.getsockname()[:2])
         watchdog.start()
+        lag.start()
         beating = asyncio.create_task(watchdog.beat())
         polling = asyncio.create_task(directory.run())
         stopping = asyncio.create_task(stop.wait())
@@ -80,9 +88,11 @@ async def _run(settings: Settings) -> None:
             done, _ = await asyncio.wait({polling, stopping}, return_when=asyncio.FIRST_COMPLETED)
         polling.cancel()
         beating.cancel()
+        lag.close()
         watchdog.stop()
         await runner.cleanup()
         queries.close()
+        push.close()
         if polling in done:
             polling.result()
     link.close()

@@ -53,7 +53,7 @@ def _show(console: Console, told: Told) -> None:
     freshness = "of unknown age" if stale is None else f"as of {answer['as_of']}, {stale:,} ms stale"
     console.print(f"{answer['documents']:,} documents, {answer['chunks']:,} chunks, {freshness}")
     console.print(Text.assemble("objective ", *words.objective(answer["freshness"])))
-    console.print(f"waiting: {words.whole_lag(answer)}\n")
+    console.print(_lag(answer.get("lag")) + "\n", soft_wrap=True)
     console.print(_shards(answer))
     console.print(_steps(answer["freshness"]))
     if told.workers is None:
@@ -98,6 +98,27 @@ def _steps(freshness: Answer) -> Table | Text:
         table.add_row(f"  {name}", words.took(step["p50_ms"]), words.took(step["p99_ms"]))
     table.add_row("  in all", words.took(latency["p50"]), words.took(latency["p99"]))
     return table
+
+
+def _lag(lag: Answer | None) -> str:
+    """What waits in Kafka: a line for each stage, by its partition that is farthest behind."""
+    if lag is None:
+        return "lag: this gateway does not tell it"
+    if not lag["known"]:
+        return f"lag: not known; {lag['reason']}"
+    lines = []
+    for stage in ("embed", "index"):
+        told = {partition: row for partition, row in lag[stage].items() if row["records"] is not None}
+        if not told:
+            lines.append(f"{stage:<6} not known: no worker tells it")
+            continue
+        records = sum(row["records"] for row in told.values())
+        partition, oldest = max(told.items(), key=lambda item: item[1]["seconds"])
+        where = f", the first for {oldest['seconds']:,.1f} s in partition {partition}" if records else ""
+        lines.append(f"{stage:<6} {records:,} records wait{where}")
+    if lag["dead_letters"] is not None:
+        lines.append(f"dead letters: {lag['dead_letters']:,}")
+    return "\n".join(lines)
 
 
 def _worker(told: Answer) -> Table:

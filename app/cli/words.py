@@ -41,32 +41,14 @@ def objective(freshness: Answer) -> list[tuple[str, str]]:
 
 def lag(answer: Answer, stage: str, shard: int) -> str:
     """How much a stage has before it for a shard, e.g. 3, 250 ms; a dash where nobody knows."""
-    return _behind([told] if (told := _lags(answer, stage).get(str(shard))) else [])
-
-
-def whole_lag(answer: Answer) -> str:
-    """How much both stages have before them in all, and the dead letters."""
-    behind = {topic: _behind(list(_lags(answer, stage).values())) for stage, topic in STAGES.items()}
-    letters = dead_letters(answer)
-    waits = "; ".join(f"{topic} {text}" for topic, text in behind.items())
-    return f"{waits}; dead letters {'–' if letters is None else f'{letters:,}'}"
+    told = ((answer.get("lag") or {}).get(stage) or {}).get(str(shard))
+    if not told or told["records"] is None:
+        return "–"
+    records, seconds = told["records"], told["seconds"] or 0.0
+    return f"{records:,}, {took(seconds * 1000)}" if records and seconds else f"{records:,}"
 
 
 def dead_letters(answer: Answer) -> int | None:
     """How many there are; None where nobody knows."""
     letters: int | None = (answer.get("lag") or {}).get("dead_letters")
     return letters
-
-
-def _lags(answer: Answer, stage: str) -> Answer:
-    lags: Answer = (answer.get("lag") or {}).get(stage) or {}
-    return lags
-
-
-def _behind(lags: list[Answer]) -> str:
-    """The records of all, and the time of the one that is furthest behind."""
-    if not lags or any(told["records"] is None for told in lags):
-        return "–"
-    records = sum(told["records"] for told in lags)
-    seconds = max((told["seconds"] or 0.0 for told in lags), default=0.0)
-    return f"{records:,}, {took(seconds * 1000)}" if records and seconds else f"{records:,}"

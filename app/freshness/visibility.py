@@ -10,7 +10,7 @@ import aiohttp
 
 from app.event import Event
 from app.freshness.objective import Objective
-from app.freshness.probe import Probe, Probed
+from app.freshness.probe import OUTCOMES, Probe, Probed
 from app.freshness.recent import RecentDocuments, whole
 from app.freshness.traces import FreshnessTraces, steps
 from app.observe.metrics import IndexMetrics
@@ -39,6 +39,10 @@ class Visibility:
         self._probe_one_in = probe_one_in
         self._loop: asyncio.AbstractEventLoop | None = None
         self._waiting: asyncio.Queue[Seen] = asyncio.Queue(MOST_WAITING)
+        for outcome in (*OUTCOMES, "skipped"):
+            metrics.probes.labels(outcome)  # from 0 on: else the first one of a kind is no increase
+        for met in ("met", "missed"):
+            metrics.objective.labels(met)
 
     async def run(self) -> None:
         """Search for documents, one after another; ends only by being cancelled, and then traces those that wait."""

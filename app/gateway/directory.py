@@ -115,6 +115,14 @@ class Directory:
         if unknown:
             raise BadRequest(f"min_offsets: there is no partition {unknown[0]}; there are {self.partitions}")
 
+    def next_offsets(self) -> dict[str, dict[int, int]]:
+        """By replica and shard, where it reads on in the vectors topic, as it last told. Called by any thread."""
+        found: dict[str, dict[int, int]] = {}
+        for worker in sorted(self.workers.values(), key=lambda worker: -worker.missed):  # who answers wins
+            told = {p: shard["next_offset"] or 0 for p, shard in worker.shards.items() if "next_offset" in shard}
+            found.setdefault(worker.replica, {}).update(told)
+        return found
+
     async def run(self) -> None:
         """Refresh for ever."""
         while True:

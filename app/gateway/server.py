@@ -58,6 +58,7 @@ class Gateway:
         redis_state: Callable[[], str],
         embed_workers: EmbedWorkers,
         metrics: GatewayMetrics,
+        lag: Callable[[], dict[str, Any]],
     ) -> None:
         self._settings = settings
         self._directory = directory
@@ -67,6 +68,7 @@ class Gateway:
         self._redis_state = redis_state
         self._embed_workers = embed_workers
         self._metrics = metrics
+        self._lag = lag
         self._openapi = openapi(importlib.metadata.version("headrace"))
 
     def application(self) -> web.Application:
@@ -138,7 +140,7 @@ class Gateway:
         body = status_body(
             self._settings, self._directory, self._queries.fingerprint, self._redis_state(), embed_workers
         )
-        return json_response(body)
+        return json_response(body | {"lag": self._lag()})
 
     async def stats(self, _: web.Request) -> web.Response:
         """GET /stats."""

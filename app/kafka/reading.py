@@ -46,6 +46,7 @@ class TopicReader:
                 "enable.partition.eof": True,  # the last offsets may be gone by compaction, or hold no record
                 "fetch.wait.max.ms": 50,
                 "queued.max.messages.kbytes": prefetch_kb,
+                "max.partition.fetch.bytes": min(2**20, prefetch_kb * 1024),
                 "receive.message.max.bytes": min(10**8 + settings.max_record_bytes, _LARGEST_ANSWER_BYTES),
             }
         )
@@ -66,10 +67,13 @@ class TopicReader:
             )
         return {partition: self.span(topic, partition) for partition in sorted(told.partitions)}
 
-    def read(self, topic: str, spans: Mapping[int, Span], advance: Advance | None = None) -> Iterator[Event]:
+    def read(
+        self, topic: str, spans: Mapping[int, Span], advance: Advance | None = None, *, only_first: bool = False
+    ) -> Iterator[Event]:
         """The records of the spans, in offset order per partition; then it ends, whatever has come since.
 
-        advance: told how many offsets have been passed. Raises RecordUnreadable.
+        advance: told how many offsets have been passed. only_first: of each span, no more than its first record.
+        Raises RecordUnreadable.
         """
         position = {partition: first for partition, (first, end) in spans.items() if first < end}
         begun = [TopicPartition(topic, partition, first) for partition, first in position.items()]
@@ -84,7 +88,7 @@ class TopicReader:
                 elif time.monotonic() - heard > self._silence_s:
                     raise BrokerUnavailable(f"{topic}: nothing came for {self._silence_s:.0f} s")
                 for message in messages:
-                    yield from self._taken(topic, message, spans, position, advance)
+                    yield from self._taken(topic, message, spans, position, advance, only_first=only_first)
         finally:
             # a pause outlives its assignment
             self._consumer.resume(begun)
@@ -133,6 +137,8 @@ class TopicReader:
         spans: Mapping[int, Span],
         position: dict[int, int],
         advance: Advance | None,
+        *,
+        only_first: bool,
     ) -> Iterator[Event]:
         error, partition, offset = message.error(), message.partition(), message.offset()
         if error is not None and error.code() in _DAMAGED:
@@ -142,7 +148,7 @@ class TopicReader:
         if partition not in position:
             return  # it was fetched before the pause
         end = spans[partition][1]
-        reached = end if error is not None else min(offset + 1, end)
+        reached = end if error is not None or only_first else min(offset + 1, end)
         if error is None and offset < end:
             yield _event(message)
         if advance is not None:

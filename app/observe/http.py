@@ -11,7 +11,7 @@ import orjson
 from aiohttp import web
 from prometheus_client import CollectorRegistry
 
-from app.observe.metrics import CONTENT_TYPE, exposition
+from app.observe.metrics import exposition
 from schemas.errors import BadRequest, RequestError, ServiceMissing
 
 Check = Callable[[], "str | None"]
@@ -66,8 +66,9 @@ def health_routes(check: Check, services: Services, registry: CollectorRegistry)
         body = {"ready": reason is None, "reason": reason, "services": services()}
         return json_response(body, 200 if reason is None else 503)
 
-    async def metrics(_: web.Request) -> web.Response:
-        return web.Response(body=exposition(registry), headers={"Content-Type": CONTENT_TYPE})
+    async def metrics(request: web.Request) -> web.Response:
+        body, content_type = exposition(registry, ",".join(request.headers.getall("Accept", [])))
+        return web.Response(body=body, headers={"Content-Type": content_type})
 
     return [web.get("/healthz", healthz), web.get("/readyz", readyz), web.get("/metrics", metrics)]
 

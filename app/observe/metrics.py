@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
+from prometheus_client.exposition import choose_encoder
 
 from app.model.runs import RunFacts
+from app.observe.lag_gauges import LagGauges
 from schemas.headers import STEPS
 
-CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 _FRESHNESS_S = (0.005, 0.01, 0.02, 0.03, 0.05, 0.08, 0.12, 0.2, 0.3, 0.5, 0.8, 1.2, 2, 5, 15, 60, 300, 3600)
 _STEP_S = (0.0001, 0.0003, 0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1, 3, 10, 30, 100, 300)
 _LATENCY_S = (0.0005, 0.001, 0.002, 0.004, 0.008, 0.015, 0.03, 0.06, 0.12, 0.25, 0.5, 1, 2, 5)
@@ -254,6 +255,8 @@ class GatewayMetrics:
         self.staleness = Gauge(
             "headrace_search_staleness_seconds", "Staleness of the last answer", registry=self.registry
         )
+        self.lag = LagGauges()
+        self.registry.register(self.lag)
         self.delete_everywhere = Histogram(
             "headrace_delete_everywhere_seconds",
             "From sending a delete until no replica can return the document",
@@ -275,6 +278,7 @@ def counts_by_label(metric: Counter | Gauge) -> dict[str, int]:
     return {next(iter(sample.labels.values())): int(sample.value) for sample in counted}
 
 
-def exposition(registry: CollectorRegistry) -> bytes:
-    """The registry in the Prometheus text format."""
-    return generate_latest(registry)
+def exposition(registry: CollectorRegistry, accept: str = "") -> tuple[bytes, str]:
+    """The registry and its content type: OpenMetrics, with exemplars, where `accept` asks for it, else plain text."""
+    encode, content_type = choose_encoder(accept)
+    return encode(registry), content_type

@@ -22,7 +22,7 @@ class Sdk:
     def __init__(self, settings: Settings, role: str, processor: SpanProcessor | None) -> None:
         self._ids = _Ids()
         self._provider = TracerProvider(
-            resource=Resource.create({"service.name": f"headrace-{role}", "headrace.collection": settings.collection}),
+            resource=resource(settings, role),
             sampler=ALWAYS_ON,
             id_generator=self._ids,
             shutdown_on_exit=False,
@@ -42,6 +42,11 @@ class Sdk:
     def close(self) -> None:
         """Send what waits."""
         self._provider.shutdown()
+
+
+def resource(settings: Settings, role: str) -> Resource:
+    """Who sends spans and metrics."""
+    return Resource.create({"service.name": f"headrace-{role}", "headrace.collection": settings.collection})
 
 
 class _Ids(RandomIdGenerator):

@@ -31,6 +31,7 @@ from app.model.load import load_embedder
 from app.observe.http import HttpThread, health_routes, json_response, listen
 from app.observe.logs import set_up_logs
 from app.observe.metrics import EmbedMetrics
+from app.observe.push import MetricsPush
 from app.observe.tracing import Tracing
 from app.redis_link import RedisLink
 from app.registry import Registry
@@ -66,6 +67,7 @@ async def _run(settings: Settings, stop: asyncio.Event) -> None:
     economics = Economics(metrics)
     embedder = await asyncio.to_thread(load_embedder, settings, observe=economics.ran)
     tracing = Tracing(settings, "embed")
+    push = MetricsPush(settings, "embed", metrics.registry)
     records = RecordFactory(
         settings.changes_topic, settings.vectors_topic, settings.dlq_topic, topics.epoch, embedder.fingerprint
     )
@@ -110,6 +112,7 @@ async def _run(settings: Settings, stop: asyncio.Event) -> None:
         watchdog.stop()
         producer.close()
         tracing.close()
+        push.close()
         link.close()
         http.close()
 

@@ -22,6 +22,7 @@ from app.kafka.watch import KafkaWatch
 from app.observe.http import HttpThread, health_routes, listen
 from app.observe.logs import set_up_logs
 from app.observe.metrics import IndexMetrics, counts_by_label
+from app.observe.push import MetricsPush
 from app.observe.tracing import Tracing
 from app.redis_link import RedisLink
 from app.registry import Registry
@@ -67,6 +68,7 @@ async def _run(settings: Settings, stop: asyncio.Event) -> None:
     producer = RecordProducer(settings, f"{settings.collection}-index", max_bytes=MOST_BYTES)
     topics = await asyncio.to_thread(check_kafka, settings, producer)
     tracing = Tracing(settings, "index")
+    push = MetricsPush(settings, "index", metrics.registry)
     url = settings.index_url or f"http://{settings.index_host}:{bound.getsockname()[1]}"
     # Faust's own assignor is sticky: shards stay where their files are
     app = make_app(settings, settings.index_group, ShardConsumer, canonical_url=url)
@@ -109,6 +111,7 @@ async def _run(settings: Settings, stop: asyncio.Event) -> None:
         worker.close()
         producer.close()
         tracing.close()
+        push.close()
         link.close()
 
 

@@ -2,102 +2,18 @@
 
 from __future__ import annotations
 
-import gzip
-import threading
-from collections.abc import Iterator
-from dataclasses import dataclass
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from itertools import pairwise
-
-import pytest
-from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 
 from app.local.broker import EmbeddedBroker
 from app.observe.tracing import Tracing
 from producers import DocumentPublisher
 from schemas.headers import STEPS
+from tests.collector import Collector
 from tests.conftest import MakeStack
 from tests.services_local import eventually
 from tests.stack import unique
 
 SERVICES = {"headrace-publish", "headrace-index"}
-
-
-@dataclass(frozen=True)
-class Span:
-    """A span as received. Ids in hex; parent empty at the root."""
-
-    service: str
-    name: str
-    trace: str
-    id: str
-    parent: str
-    links: tuple[str, ...]
-    attributes: dict[str, str | int | bool]
-    start_ns: int
-    end_ns: int
-
-
-class Collector:
-    """An OTLP/HTTP endpoint on loopback that keeps what it gets."""
-
-    def __init__(self) -> None:
-        self.spans: list[Span] = []
-        outer = self
-
-        class Handler(BaseHTTPRequestHandler):
-            def do_POST(self) -> None:
-                body = self.rfile.read(int(self.headers["content-length"]))
-                outer._keep(gzip.decompress(body) if self.headers.get("content-encoding") == "gzip" else body)
-                self.send_response(200)
-                self.send_header("content-type", "application/x-protobuf")
-                self.send_header("content-length", "0")
-                self.end_headers()
-
-            def log_message(self, *_: object) -> None:
-                pass
-
-        self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        self._server.daemon_threads = True
-        self.url = f"http://127.0.0.1:{self._server.server_address[1]}"
-        self._thread = threading.Thread(target=self._server.serve_forever, args=(0.05,), daemon=True)
-        self._thread.start()
-
-    def of(self, trace: str) -> list[Span]:
-        """The spans of one trace, in the order of their start."""
-        return sorted((span for span in list(self.spans) if span.trace == trace), key=lambda span: span.start_ns)
-
-    def close(self) -> None:
-        self._server.shutdown()
-        self._server.server_close()
-        self._thread.join()
-
-    def _keep(self, body: bytes) -> None:
-        for resource in ExportTraceServiceRequest.FromString(body).resource_spans:
-            service = next(
-                item.value.string_value for item in resource.resource.attributes if item.key == "service.name"
-            )
-            for span in (span for scope in resource.scope_spans for span in scope.spans):
-                self.spans.append(
-                    Span(
-                        service,
-                        span.name,
-                        span.trace_id.hex(),
-                        span.span_id.hex(),
-                        span.parent_span_id.hex(),
-                        tuple(link.span_id.hex() for link in span.links),
-                        {item.key: getattr(item.value, item.value.WhichOneof("value")) for item in span.attributes},
-                        span.start_time_unix_nano,
-                        span.end_time_unix_nano,
-                    )
-                )
-
-
-@pytest.fixture
-def collector() -> Iterator[Collector]:
-    collector = Collector()
-    yield collector
-    collector.close()
 
 
 def test_a_document_leaves_one_trace_from_its_producer_to_the_index(
@@ -111,6 +27,7 @@ def test_a_document_leaves_one_trace_from_its_producer_to_the_index(
         otlp_endpoint=collector.url,
         trace_one_in=1,
         probe_one_in=1,
+        otlp_metrics=True,
     )
     stack.start()
     id = unique("doc")
@@ -140,6 +57,9 @@ def test_a_document_leaves_one_trace_from_its_producer_to_the_index(
     assert index.start_ns == steps[0].start_ns
     assert all(before.end_ns == after.start_ns for before, after in pairwise(steps))
     assert index.end_ns == steps[-1].end_ns
+
+    sent = {told["service.name"] for told in collector.resources}  # at the latest when they end
+    assert sent == {"headrace-embed", "headrace-index"}
 
     batches = {span.id: span for span in collector.spans if span.name == f"embed {stack.settings.changes_topic}"}
     (batch,) = (batches[link] for link in index.links)

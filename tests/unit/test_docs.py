@@ -146,7 +146,7 @@ def test_every_decision_has_context_decision_and_consequences() -> None:
 
 
 def _metric_names(registry: CollectorRegistry) -> set[str]:
-    names = re.findall(r"^# TYPE (\S+)", exposition(registry).decode(), re.MULTILINE)
+    names = re.findall(r"^# TYPE (\S+)", exposition(registry)[0].decode(), re.MULTILINE)
     return {name for name in names if not name.endswith("_created")}
 
 

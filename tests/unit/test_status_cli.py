@@ -63,6 +63,13 @@ ANSWER: dict[str, Any] = {
     "embed_workers": [],
     "recent": [],
     "services": {"redis": "ok"},
+    "lag": {
+        "known": True,
+        "reason": None,
+        "embed": {"0": {"records": 1200, "seconds": 3.25}, "1": {"records": 34, "seconds": 71.5}},
+        "index": {"0": {"records": 0, "seconds": 0.0}, "1": {"records": None, "seconds": None}},
+        "dead_letters": 2,
+    },
 }
 
 
@@ -141,6 +148,7 @@ def test_everything_ready_is_shown_with_its_numbers_and_status_0(gateway: Server
         "on average 3.0 events",
         "objective kept: 99.50 % within 1 s, wanted 99 %  burn 5 min 0.5  1 h 0.5",
         "the last 200 documents",
+        "embed  1,234 records wait, the first for 71.5 s in partition 1\nindex  0 records wait\ndead letters: 2\n",
     ):
         assert words in result.output, words
     assert "in the way" not in result.output
@@ -193,15 +201,6 @@ def test_where_no_document_came_nothing_is_said_of_their_times(gateway: Server) 
     assert result.return_value == 0
 
 
-def test_what_waits_is_told_where_kafka_told_it(gateway: Server) -> None:
-    some, none = {"records": 1234, "seconds": 2.5}, {"records": 0, "seconds": 0}
-    known = {"known": True, "embed": {"0": some, "1": some}, "index": {"0": none}, "dead_letters": 7}
-    unknown = {"known": False, "embed": {"0": {"records": None, "seconds": None}}, "index": {}, "dead_letters": None}
-    for lag, told in ((known, "changes 2,468, 2.5 s; vectors 0; dead letters 7"), (unknown, "changes –; vectors –;")):
-        gateway.answer["lag"] = lag
-        assert f"waiting: {told}" in run(gateway).output
-
-
 def test_a_shard_that_nobody_has_is_shown(gateway: Server) -> None:
     unknown = dict.fromkeys(("replica", "worker", "paused", "reason", "applied_offset", "as_of", "staleness_ms"))
     missing = {"shard": 1, "state": "missing", "documents": 0, "chunks": 0} | unknown
@@ -209,6 +208,17 @@ def test_a_shard_that_nobody_has_is_shown(gateway: Server) -> None:
     result = run(gateway)
     assert "nobody" in result.output
     assert "of unknown age" in result.output
+
+
+def test_a_lag_that_is_not_known_is_said_not_to_be(gateway: Server) -> None:
+    nothing = {"0": {"records": None, "seconds": None}}
+    lag = {"known": False, "reason": "no Kafka at k:9092", "embed": nothing, "index": nothing, "dead_letters": None}
+    gateway.answer["lag"] = lag
+    assert "lag: not known; no Kafka at k:9092\n" in run(gateway).output
+    gateway.answer["lag"] = lag | {"known": True}
+    assert "embed  not known: no worker tells it\n" in run(gateway).output
+    del gateway.answer["lag"]
+    assert "lag: this gateway does not tell it\n" in run(gateway).output
 
 
 def test_without_redis_the_embed_worker_of_this_machine_is_asked(gateway: Server, local: Server) -> None:

@@ -13,6 +13,7 @@ import orjson
 from aiohttp import web
 from aiohttp.test_utils import TestClient, TestServer
 
+from app.freshness.lag import LagWatch
 from app.gateway.asking import WorkerApi
 from app.gateway.deletes import DeleteWatch
 from app.gateway.directory import Directory
@@ -249,7 +250,11 @@ async def gateway(
         api = WorkerApi(session, settings.shard_timeout_ms)
         fanout, replicas = Fanout(directory, api), Replicas(directory, api)
         embed_workers = lambda: registry.embed_workers  # noqa: E731
-        parts = Gateway(settings, directory, fanout, replicas, queries, lambda: "ok", embed_workers, metrics)
+        lag = LagWatch(settings, directory)
+        metrics.lag.read = lag.report
+        parts = Gateway(
+            settings, directory, fanout, replicas, queries, lambda: "ok", embed_workers, metrics, lag.body
+        )
         server = TestServer(parts.application())
         await server.start_server(auto_decompress=False)  # as HttpThread does
         client = await stack.enter_async_context(TestClient(server))

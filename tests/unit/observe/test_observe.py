@@ -12,6 +12,7 @@ from typing import Any
 import orjson
 import pytest
 from aiohttp import web
+from aiohttp.test_utils import TestClient, TestServer
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -124,7 +125,7 @@ def test_libraries_that_talk_much_are_silent_unless_debugging(capsys: pytest.Cap
 
 @pytest.mark.parametrize("metrics", [EmbedMetrics, IndexMetrics, GatewayMetrics])
 def test_every_metric_is_ours_has_a_meaning_and_its_unit_in_its_name(metrics: Any) -> None:
-    text = exposition(metrics().registry).decode()
+    text = exposition(metrics().registry)[0].decode()
     helps = [line.split(" ", 3)[2:] for line in text.splitlines() if line.startswith("# HELP")]
     assert helps
     assert all(name.startswith("headrace_") and meaning for name, meaning in helps)
@@ -162,6 +163,24 @@ def test_a_role_answers_about_itself_and_stops() -> None:
         server.close()
     with pytest.raises(OSError, match="refused"):
         socket.create_connection(("127.0.0.1", port), timeout=1)
+
+
+async def test_a_scraper_that_asks_for_openmetrics_gets_exemplars_and_others_plain_text() -> None:
+    metrics = IndexMetrics()
+    metrics.latency.observe(0.2, {"trace_id": TRACE})
+    application = web.Application()
+    application.add_routes(health_routes(lambda: None, dict, metrics.registry))
+    async with TestClient(TestServer(application)) as client:
+        openmetrics = "application/openmetrics-text;version=1.0.0,text/plain;version=0.0.4;q=0.5"
+        for accept, content_type, exemplars in (
+            (openmetrics, "application/openmetrics-text", 1),
+            ("*/*", "text/plain", 0),
+        ):
+            answer = await client.get("/metrics", headers={"Accept": accept})
+            text = await answer.text()
+            assert answer.content_type == content_type
+            assert text.count(f'# {{trace_id="{TRACE}"}} 0.2') == exemplars
+            assert text.endswith("# EOF\n") == bool(exemplars)
 
 
 def test_a_taken_port_is_named_with_who_wanted_it() -> None:
