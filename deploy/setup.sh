@@ -2,7 +2,7 @@
 # Sets up what `make` needs, says what it does, and does nothing the second time.
 #   deploy/setup.sh demo       .venv: every role, without torch
 #   deploy/setup.sh test       .venv-full: the whole set with the test tools
-#   deploy/setup.sh services   what the tests want beside Python: a Redis, Kafka's jars, Chromium
+#   deploy/setup.sh services   what the tests want beside Python: a Redis, Kafka's jars, Prometheus, Chromium
 #   deploy/setup.sh jaeger     a Jaeger, built from source into the cache folder, for traces without Docker
 # A service that cannot be had is a warning (its tests skip) unless REQUIRE_SERVICES=1.
 set -euo pipefail
@@ -111,6 +111,10 @@ services() {
   fi
   say "Kafka"
   .venv-full/bin/python -m app.local.kafka || lacking "there is no Kafka"
+  if ! runs command -v promtool; then
+    say "installing Prometheus for the tests of the alert rules and the dashboard"
+    apt_install prometheus || lacking "there is no Prometheus (apt-get install prometheus)"
+  fi
   if ! runs command -v chromium && ! runs command -v chromium-browser && ! runs command -v google-chrome; then
     say "installing Chromium for the tests of the page (440 MB)"
     apt_install chromium || lacking "there is no Chromium (apt-get install chromium)"

@@ -99,7 +99,8 @@ def test_every_role_is_asked_for_readiness_on_the_port_it_serves(services: dict[
 
 def test_what_is_waited_for_can_tell_that_it_is_ready(services: dict[str, Any]) -> None:
     for service in services.values():
-        for name, need in service.get("depends_on", {}).items():
+        needs = service.get("depends_on", {})
+        for name, need in needs.items() if isinstance(needs, dict) else ():
             if need["condition"] == "service_healthy":
                 assert "test" in services[name]["healthcheck"]
             else:
@@ -109,8 +110,10 @@ def test_what_is_waited_for_can_tell_that_it_is_ready(services: dict[str, Any]) 
 
 def test_every_volume_that_is_used_is_declared(services: dict[str, Any]) -> None:
     used = {volume.partition(":")[0] for service in services.values() for volume in service.get("volumes", [])}
+    named = {source for source in used if not source.startswith("./")}
 
-    assert used == set(yaml.safe_load(COMPOSE.read_text())["volumes"])
+    assert named == set(yaml.safe_load(COMPOSE.read_text())["volumes"])
+    assert [source for source in used - named if not (ROOT / source).exists()] == []
 
 
 def test_everything_that_the_dockerfile_copies_exists_and_is_not_ignored() -> None:
@@ -126,6 +129,17 @@ def test_everything_that_the_dockerfile_copies_exists_and_is_not_ignored() -> No
     for source in copied:
         assert (ROOT / source).exists()
         assert source in allowed
+
+
+def test_every_package_is_installed() -> None:
+    listed = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]["packages"]
+    there = {
+        ".".join(file.parent.relative_to(ROOT).parts)
+        for top in ("app", "consumers", "producers", "schemas")
+        for file in (ROOT / top).rglob("__init__.py")
+    }
+
+    assert set(listed) == there
 
 
 @pytest.mark.parametrize("script", [".ci/run", "deploy/setup.sh"])
