@@ -24,8 +24,7 @@ log = logging.getLogger("headrace.lag")
 
 _SILENCE_S = 5.0
 _FETCH_KB = 64  # one record is wanted; a larger one is given all the same
-_ROUNDS = 2  # of asking the index workers: the second one has surely begun after Kafka was asked
-_ROUNDS_S = 5.0
+_ROUND_S = 5.0  # longer than a round of asking the index workers takes
 _EXPIRES_S = 30.0  # beyond the interval; longer than every timeout of one question together usually takes
 _NO_NUMBERS = {"records": None, "seconds": None}
 
@@ -223,22 +222,22 @@ class LagWatch:
     def _asked(self, reader: TopicReader, group: GroupOffsets, waiting: FirstWaiting) -> LagReport:
         """Ends first, then who has come how far: what comes in between is no lag."""
         changes, vectors = self._settings.changes_topic, self._settings.vectors_topic
-        rounds = self._directory.rounds
         spans, ends = reader.spans(changes), reader.spans(vectors)
+        begun = self._directory.begun
         letters = _dead_letters(reader, self._settings.dlq_topic)
         committed = group.committed(changes)
         # where nothing was committed a worker begins at the beginning
         places = {partition: committed.get(partition, first) for partition, (first, _) in spans.items()}
         embed = waiting.lags(changes, "", places, spans)
-        self._until_shards_were_asked(rounds)
+        self._until_shards_were_asked(begun + 1)
         index = {
             replica: waiting.lags(vectors, replica, told, ends)
             for replica, told in self._directory.next_offsets().items()
         }
         return LagReport(time.monotonic(), len(ends), embed, index, letters)
 
-    def _until_shards_were_asked(self, since_round: int) -> None:
-        give_up = time.monotonic() + _ROUNDS_S
-        while self._directory.rounds < since_round + _ROUNDS and time.monotonic() < give_up:
+    def _until_shards_were_asked(self, in_round: int) -> None:
+        give_up = time.monotonic() + _ROUND_S
+        while self._directory.rounds < in_round and time.monotonic() < give_up:
             if self._stopped.wait(0.05):
                 return

@@ -69,7 +69,8 @@ class Directory:
         self._refreshing: asyncio.Task[None] | None = None
         self._copies: dict[tuple[int, str], tuple[float, str]] = {}
         self.workers: dict[str, Worker] = {}
-        self.rounds = 0  # how often everybody was asked
+        self.begun = 0  # rounds of asking everybody
+        self.rounds = 0  # … that have ended
 
     @property
     def partitions(self) -> int:
@@ -126,6 +127,7 @@ class Directory:
     async def run(self) -> None:
         """Refresh for ever."""
         while True:
+            self.begun += 1
             await self.refresh()
             self.rounds += 1
             await asyncio.sleep(POLL_S)

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 
 import pytest
 
 from app.event import Event
-from app.freshness.lag import FirstWaiting, Lag, LagReport
-from app.kafka.reading import Span
+from app.freshness.lag import FirstWaiting, Lag, LagReport, first_records
+from app.kafka.reading import Advance, Span, TopicReader
 from app.observe.metrics import GatewayMetrics, exposition
+from schemas.errors import RecordUnreadable
 
 
 class Topic:
@@ -67,6 +68,30 @@ def test_readers_and_topics_are_kept_apart() -> None:
     assert waiting.lags("t", "a", {0: 0}, {0: (0, 6)}) == {0: Lag(4, 1002)}
     assert waiting.lags("t", "b", {0: 3}, {0: (0, 6)}) == {0: Lag(1, 1005)}
     assert waiting.lags("t", "a", {}, {0: (0, 6)}) == {}
+
+
+class HalfDamaged(TopicReader):
+    """Partition 0 cannot be read, partition 1 gives a record without a time, partition 2 has none."""
+
+    def __init__(self) -> None:
+        self.asked: list[set[int]] = []
+
+    def read(
+        self, topic: str, spans: Mapping[int, Span], advance: Advance | None = None, *, only_first: bool = False
+    ) -> Iterator[Event]:
+        self.asked.append(set(spans))
+        if 0 in spans:
+            raise RecordUnreadable(topic, 0, "Bad message format")
+        yield Event(1, spans[1][0], None, None, (), -1, 0)
+
+
+def test_a_record_that_kafka_cannot_give_waits_all_the_same_since_it_was_met() -> None:
+    before_ms = int(time.time() * 1000)
+    reader = HalfDamaged()
+    found = first_records(reader, "t", {0: (4, 9), 1: (5, 9), 2: (8, 9)})
+    assert {partition: event.offset for partition, event in found.items()} == {0: 4, 1: 5}
+    assert all(event.timestamp_ms >= before_ms for event in found.values())
+    assert reader.asked == [{0, 1, 2}, {1, 2}]
 
 
 def test_metrics_hold_what_the_last_report_says_and_nothing_once_there_is_none() -> None:

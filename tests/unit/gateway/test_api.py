@@ -265,3 +265,22 @@ def test_the_examples_of_the_description_are_requests_that_are_taken() -> None:
     content = openapi("1")["paths"]["/search"]["post"]["requestBody"]["content"]["application/json"]
     asked = [SearchRequest.model_validate(example["value"]) for example in content["examples"].values()]
     assert [request.resolved_mode for request in asked] == ["hybrid", "keyword", "vector"]
+
+
+async def test_status_says_that_the_lag_is_not_known_where_kafka_was_not_asked() -> None:
+    async with gateway(FakeWorker(2, 0, 1), lag_interval_s=0) as served:
+        lag = (await served.get("/status"))["lag"]
+        nothing = {"0": {"records": None, "seconds": None}, "1": {"records": None, "seconds": None}}
+        assert (lag["known"], lag["embed"], lag["index"], lag["dead_letters"]) == (False, nothing, nothing, None)
+        assert lag["reason"] == "HEADRACE_LAG_INTERVAL_S=0"
+
+
+async def test_of_two_workers_that_tell_of_a_shard_the_one_that_answers_says_where_it_reads_on() -> None:
+    old, new, other = FakeWorker(1, 0), FakeWorker(1, 0), FakeWorker(1, 0, replica="b")
+    old.told = {0: {"next_offset": 90}}
+    new.told = {0: {"next_offset": 40}}
+    other.told = {0: {"next_offset": None}}
+    async with gateway(old, new, other) as served:
+        await old.stop()
+        await served.directory.refresh()
+        assert served.directory.next_offsets() == {"0": {0: 40}, "b": {0: 0}}
