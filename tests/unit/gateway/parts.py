@@ -252,9 +252,7 @@ async def gateway(
         embed_workers = lambda: registry.embed_workers  # noqa: E731
         lag = LagWatch(settings, directory)
         metrics.lag.read = lag.report
-        parts = Gateway(
-            settings, directory, fanout, replicas, queries, lambda: "ok", embed_workers, metrics, lag.body
-        )
+        parts = Gateway(settings, directory, fanout, replicas, queries, lambda: "ok", embed_workers, metrics, lag.body)
         server = TestServer(parts.application())
         await server.start_server(auto_decompress=False)  # as HttpThread does
         client = await stack.enter_async_context(TestClient(server))
