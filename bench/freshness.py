@@ -136,7 +136,7 @@ class FreshnessRun:
         self._console.step(f"{name}: {rate:.1f} events/s for {len(probes) / per_second:.0f} s, {len(probes)} probes")
         background = rate - per_second
         loaded = background > 0
-        load = Load(roles, background, documents, self._revision, self._stack.folder) if loaded else None
+        load = Load(roles.environment, background, documents, self._revision, self._stack.folder) if loaded else None
         with load or nullcontext():
             time.sleep(_RAMP_S if load else 0)
             meter = CpuMeter({**self._stack.pids(), **roles.children.pids()})

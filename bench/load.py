@@ -24,7 +24,6 @@ from app.local.process import stop, tied
 from app.settings import load_settings
 from bench.meters import quantiles
 from bench.publish import Reached, upsert
-from bench.stack import Roles
 from producers.publisher import DocumentPublisher
 
 _ENDS_WITHIN_S = 60
@@ -38,13 +37,19 @@ def revised(text: str, revision: int) -> str:
 class Load:
     """Publishes `rate` changes a second from the entry of a `with` to its end; then `sent` says what it did.
 
-    documents: id and text, changed in turn. first_revision: revisions count from here; use each number once.
+    environment: what it needs to reach Kafka and the collection. documents: id and text, changed in turn.
+    first_revision: revisions count from here; use each number once.
     """
 
     def __init__(
-        self, roles: Roles, rate: float, documents: Sequence[tuple[str, str]], first_revision: int, folder: Path
+        self,
+        environment: Mapping[str, str],
+        rate: float,
+        documents: Sequence[tuple[str, str]],
+        first_revision: int,
+        folder: Path,
     ) -> None:
-        self._environment = {**os.environ, **roles.environment}
+        self._environment = {**os.environ, **environment}
         self._rate = rate
         self._first_revision = first_revision
         self._file = folder / f"load-{first_revision}.json"

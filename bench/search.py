@@ -97,7 +97,7 @@ class SearchRun:
             rate = self._fill(roles, indexed)
             self._report.sizes = _sizes(roles, len(indexed), sentences)
             self._measure(roles, bodies, requests, "nothing")
-            load = Load(roles, rate * _INGEST_SHARE, _pairs(indexed), 1, self._stack.folder)
+            load = Load(roles.environment, rate * _INGEST_SHARE, _pairs(indexed), 1, self._stack.folder)
             with load:
                 time.sleep(2)
                 self._measure(roles, bodies, requests, f"{rate * _INGEST_SHARE:.0f} changes/s")

@@ -81,7 +81,8 @@ class Roles:
 class Stack:
     """Kafka, Redis and the topics in a temporary folder, for the length of a `with`; `roles` starts the workers.
 
-    Everything is ended by its own handle; the kernel ends what is left if this process is killed.
+    Everything is ended by its own handle; the kernel ends what is left if this process is killed. kafka, redis: for
+    benchmarks that kill them.
     """
 
     def __init__(self, console: Console) -> None:
@@ -102,13 +103,13 @@ class Stack:
 
     def pids(self) -> dict[str, int]:
         """The processes of the services."""
-        found = {"kafka": self._kafka.pid, "redis": self._redis.pid}
+        found = {"kafka": self.kafka.pid, "redis": self.redis.pid}
         return {name: pid for name, pid in found.items() if pid is not None}
 
     @property
     def redis_program(self) -> Path:
         """The Redis server that runs."""
-        return self._redis.program
+        return self.redis.program
 
     @contextmanager
     def roles(self, **overrides: Any) -> Iterator[Roles]:
@@ -135,9 +136,9 @@ class Stack:
         self.folder = Path(
             stack.enter_context(tempfile.TemporaryDirectory(prefix="headrace-bench-", ignore_cleanup_errors=True))
         )
-        self._kafka = stack.enter_context(LocalKafka(self.folder / "kafka", heap_mb=512, home=home))
-        self._redis = stack.enter_context(LocalRedis(program=program))
-        own = {"brokers": self._kafka.address, "redis_url": self._redis.url, "data_dir": self.folder / "data"}
+        self.kafka = stack.enter_context(LocalKafka(self.folder / "kafka", heap_mb=512, home=home))
+        self.redis = stack.enter_context(LocalRedis(program=program))
+        own = {"brokers": self.kafka.address, "redis_url": self.redis.url, "data_dir": self.folder / "data"}
         self.settings = load_settings().model_copy(update={**_OWN, **own})
         TopicAdmin(self.settings).create(topic_plans(self.settings))
         self._console.step("Kafka and Redis are ready")
