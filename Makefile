@@ -58,7 +58,7 @@ clean:  ## remove environments, caches and local data (not the jars in ~/.cache/
 
 # --- benchmarks
 .PHONY: bench-pipeline bench-freshness bench-search bench-embed bench-chunks bench-history bench-shard bench-keyword \
-  bench-vectors bench-libraries bench-transactions
+  bench-vectors bench-libraries bench-transactions bench-staleness bench-tracing
 # Java, Maven and a Redis are got only where one is missing: `services` installs more than a benchmark needs
 BENCH_SERVICES = command -v java mvn redis-server >/dev/null 2>&1 || deploy/setup.sh services
 BENCH_SET = $(if $(wildcard .venv-full/bin/pytest),test,demo)
@@ -72,6 +72,16 @@ bench-freshness:  ## source event → first query that returns it, quiet and und
 	@deploy/setup.sh $(BENCH_SET)
 	@$(BENCH_SERVICES)
 	@exec $(BIN)/python -m bench.freshness $(ARGS)
+
+bench-staleness:  ## staleness as answers report it against what a prober knows, under load and under every fault (6 minutes)
+	@deploy/setup.sh $(BENCH_SET)
+	@$(BENCH_SERVICES)
+	@exec $(BIN)/python -m bench.staleness $(ARGS)
+
+bench-tracing:  ## what traces and probes cost: none, the default, all (6 minutes)
+	@deploy/setup.sh $(BENCH_SET)
+	@$(BENCH_SERVICES)
+	@exec $(BIN)/python -m bench.tracing_cost $(ARGS)
 
 bench-search:  ## what a search costs at the gateway, alone and beside ingest (3 minutes)
 	@deploy/setup.sh $(BENCH_SET)
