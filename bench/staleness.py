@@ -10,7 +10,9 @@ from contextlib import ExitStack, contextmanager
 from typing import Any
 
 import click
+from confluent_kafka import Producer
 
+from app.kafka.config import librdkafka_config
 from app.local.console import Console
 from app.local.process import until_stopped
 from bench.client import wait_applied
@@ -34,6 +36,7 @@ _IDLE_MARKERS_PER_S = 0.3
 _FRESH_MS = 250  # and what is by design: fresh again
 _FRESH_WITHIN_S = 60.0
 _WITHIN_S = 300
+_SKEWED_EVERY_S = 0.1
 _WORD = "zzhangs"
 
 
@@ -41,9 +44,12 @@ _WORD = "zzhangs"
 @click.option("--seconds", default=15.0, show_default=True, type=click.FloatRange(min=1), help="Of each quiet phase.")
 @click.option("--broken-seconds", default=10.0, show_default=True, type=click.FloatRange(min=1), help="Of each fault.")
 @click.option("--burst", default=600, show_default=True, type=click.IntRange(min=20), help="Changes for the capacity.")
+@click.option("--skew-ms", default=0, show_default=True, help="One more phase: a producer's clock is so far ahead.")
 @click.option("--only", multiple=True, help="Phases whose name holds one of these words; default: all.")
 @click.option("--name", default="staleness", show_default=True, help="Of the files in bench/results.")
-def staleness(seconds: float, broken_seconds: float, burst: int, only: tuple[str, ...], name: str) -> None:
+def staleness(
+    seconds: float, broken_seconds: float, burst: int, skew_ms: int, only: tuple[str, ...], name: str
+) -> None:
     """Measure on a Kafka and a Redis of its own, which are killed as well."""
     check_installed()
     sys.setswitchinterval(_SWITCH_INTERVAL_S)
@@ -56,7 +62,7 @@ def staleness(seconds: float, broken_seconds: float, burst: int, only: tuple[str
             cluster = exits.enter_context(StalenessCluster(stack))
             publisher = exits.enter_context(DocumentPublisher(cluster.settings))
             publisher.connect()
-            run = StalenessRun(cluster, publisher, console, seconds, broken_seconds)
+            run = StalenessRun(cluster, publisher, console, seconds, broken_seconds, skew_ms)
             run.run(burst, only)
             conclude(report, run.figures, run.findings, cluster.settings)
             exits.close()
@@ -75,6 +81,7 @@ class StalenessRun:
         console: Console,
         seconds: float,
         broken_s: float,
+        skew_ms: int,
     ) -> None:
         self.figures: dict[str, Any] = {}
         self.findings: list[str] = []
@@ -83,6 +90,7 @@ class StalenessRun:
         self._console = console
         self._seconds = seconds
         self._broken_s = broken_s
+        self._skew_ms = skew_ms
         self._interval_ms = cluster.settings.watermark_interval_ms
         self._documents = [
             (f"doc-{number}", item.text) for number, item in enumerate(Reader().documents(_DOCUMENTS, _CHARS))
@@ -115,7 +123,8 @@ class StalenessRun:
         self.findings = prober.findings
 
     def _phases(self, capacity: float) -> dict[str, Callable[[str], None]]:
-        return {
+        skewed = {"producer's clock ahead": lambda name: self._skew(name, capacity / 2)} if self._skew_ms else {}
+        return skewed | {
             "idle": lambda name: self._quiet(name, _IDLE_MARKERS_PER_S, self._interval_ms),
             "markers only": lambda name: self._quiet(name, _MARKERS_PER_S),
             "half load": lambda name: self._quiet(name, _MARKERS_PER_S, load=capacity / 2),
@@ -145,6 +154,18 @@ class StalenessRun:
         """Nothing is broken."""
         with self._phase(name, markers_per_s, by_design_ms), self._load(load):
             time.sleep(self._seconds)
+
+    def _skew(self, name: str, load: float) -> None:
+        """Beside the load, a few changes whose timestamps lie ahead of the time at which they are written."""
+        producer = Producer(librdkafka_config(self._cluster.settings, "bench-skew"))
+        until = time.monotonic() + self._seconds
+        with self._phase(name), self._load(load):
+            while time.monotonic() < until:
+                ahead_ms = time.time_ns() // 1_000_000 + self._skew_ms
+                change = upsert(f"ahead-{ahead_ms % _DOCUMENTS}", f"A change of tomorrow, number {ahead_ms}.")
+                producer.produce(self._cluster.settings.changes_topic, change.encode(), change.key, timestamp=ahead_ms)
+                time.sleep(_SKEWED_EVERY_S)
+            producer.flush(_WITHIN_S)
 
     @contextmanager
     def _load(self, rate: float) -> Iterator[None]:

@@ -172,11 +172,14 @@ class StalenessProber:
             judged = ledger.judge(found[partition], asked_ms, as_of_ms, said["staleness_ms"])
             tally.judged.append(judged)
             self._latest[partition] = time.monotonic(), judged.reported_ms
-            if judged.lie_ms > 0 and len(self.findings) < _FINDINGS:
-                self.findings.append(
-                    f"{phase}, shard {partition}, applied offset {said['applied_offset']}: as_of is "
-                    f"{judged.lie_ms:.1f} ms later than a marker that was confirmed and is not there"
-                )
+            if judged.lie_ms > 0:
+                self._tell(f"{phase}, shard {partition}, applied offset {said['applied_offset']}", judged.lie_ms)
+
+    def _tell(self, where: str, lie_ms: float) -> None:
+        """Once for each state of a shard, however often it is asked."""
+        finding = f"{where}: as_of is {lie_ms:.1f} ms later than a marker that was confirmed and is not there"
+        if finding not in self.findings and len(self.findings) < _FINDINGS:
+            self.findings.append(finding)
 
 
 def _marker(id: str, version: int) -> DocumentChange:

@@ -29,7 +29,7 @@ OFF, DEFAULT, BACKLOG, ALL = "off", "one in 100", "one in 100 and all slow ones"
 ONE_IN = {OFF: 0, DEFAULT: 100, BACKLOG: 100, ALL: 1}
 _CHARS = (60, 600)  # of a text: one chunk each
 _TEXTS = 1000
-_WARM_UP = 300
+_WARM_UP = 200
 _WITHIN_S = 300
 _SETTLE_S = 1.5  # commits, announcements and the spans of what was before
 _NEVER_SLOW_MS = 3_600_000
@@ -38,8 +38,8 @@ _MEASURED = ("embed", "index")
 
 
 @click.command()
-@click.option("--documents", default=1000, show_default=True, type=click.IntRange(min=10), help="A turn, real model.")
-@click.option("--hashed", default=12_000, show_default=True, type=click.IntRange(min=10), help="A turn, hashing.")
+@click.option("--documents", default=800, show_default=True, type=click.IntRange(min=10), help="A turn, real model.")
+@click.option("--hashed", default=10_000, show_default=True, type=click.IntRange(min=10), help="A turn, hashing.")
 @click.option("--rounds", default=3, show_default=True, type=click.IntRange(min=1), help="Turns of each.")
 @click.option("--name", default="tracing", show_default=True, help="Of the files in bench/results.")
 def tracing(documents: int, hashed: int, rounds: int, name: str) -> None:
