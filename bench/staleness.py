@@ -205,7 +205,7 @@ class StalenessRun:
         role = self._cluster.role("embed")
         with self._phase(name):
             role.send(signal.SIGSTOP)
-            time.sleep(min(self._broken_s, SESSION_TIMEOUT_MS / 1000 * 3))
+            time.sleep(self._broken_s)  # longer than the session timeout: it wakes up as a zombie
             role.send(signal.SIGCONT)
 
     def _kill(self, name: str) -> None:
