@@ -238,6 +238,9 @@ class Settings(BaseSettings):
     otlp_metrics: bool = _setting(False, "send metrics to the OTLP endpoint as well; /metrics has them either way")
     otlp_metrics_interval_s: float = _setting(15.0, "how often they are sent", "seconds", ge=0.1)
     trace_one_in: int = _setting(100, "one document in this many is traced, by trace-id hash", "documents", ge=1)
+    trace_slow_per_s: int = _setting(
+        20, "most documents a second that an index worker traces for being slow; 0: every one", "documents", ge=0
+    )
     trace_document_ids: Literal["plain", "hashed"] = _setting("plain", "how traces name documents")
 
     # --- logs

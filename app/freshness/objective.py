@@ -19,6 +19,26 @@ class _Bucket:
     missed: int = 0
 
 
+class PerSecond:
+    """Lets through so many a second, in one thread. most: 0 for all."""
+
+    def __init__(self, most: int, clock: Callable[[], float] = time.monotonic) -> None:
+        self._most = most
+        self._clock = clock
+        self._began = -1.0
+        self._count = 0
+
+    def take(self) -> bool:
+        """Whether one more is let through."""
+        if not self._most:
+            return True
+        now = self._clock()
+        if now - self._began >= 1:
+            self._began, self._count = now, 0
+        self._count += 1
+        return self._count <= self._most
+
+
 class Objective:
     """Counts documents by whether they took longer than `limit_ms` from being sent to being visible. Thread-safe.
 

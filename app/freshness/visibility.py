@@ -9,7 +9,7 @@ from typing import Any
 import aiohttp
 
 from app.event import Event
-from app.freshness.objective import Objective
+from app.freshness.objective import Objective, PerSecond
 from app.freshness.probe import OUTCOMES, Probe, Probed
 from app.freshness.recent import RecentDocuments, whole
 from app.freshness.traces import FreshnessTraces, steps
@@ -18,18 +18,27 @@ from app.observe.tracing import is_chosen, trace_id_of
 from app.shard.apply import AppliedDocument
 
 MOST_WAITING = 200  # probes; beyond that documents are traced without one
-Seen = tuple[AppliedDocument, int, bool]  # partition; whether it was slow
+PROBES_PER_S = 10  # one costs a search, some 1.4 ms; a worker with a backlog needs its time for that
+Seen = tuple[AppliedDocument, int, bool]  # partition; whether it is traced as slow
 
 
 class Visibility:
     """`saw` is called by the thread that applies records, everything else in one event loop.
 
     url: of this index worker, where documents are searched for. probe_one_in: of the documents that are not slow, by
-    trace-id hash; 0: no document is searched for.
+    trace-id hash; 0: no document is searched for. slow_per_s: most slow documents that are traced for that alone, for
+    in a backlog all are slow; 0: no limit.
     """
 
     def __init__(
-        self, traces: FreshnessTraces, objective: Objective, metrics: IndexMetrics, url: str, probe_one_in: int
+        self,
+        traces: FreshnessTraces,
+        objective: Objective,
+        metrics: IndexMetrics,
+        url: str,
+        *,
+        probe_one_in: int,
+        slow_per_s: int,
     ) -> None:
         self._traces = traces
         self.objective = objective
@@ -37,6 +46,7 @@ class Visibility:
         self._metrics = metrics
         self._url = url
         self._probe_one_in = probe_one_in
+        self._slow_budget, self._probe_budget = PerSecond(slow_per_s), PerSecond(PROBES_PER_S)
         self._loop: asyncio.AbstractEventLoop | None = None
         self._waiting: asyncio.Queue[Seen] = asyncio.Queue(MOST_WAITING)
         for outcome in (*OUTCOMES, "skipped"):
@@ -70,7 +80,7 @@ class Visibility:
 
     def saw(self, documents: Sequence[AppliedDocument], partition: int, applying_ns: int, visible_ns: int) -> None:
         """Documents of one transaction, which began and ended then; not what was written again to mend a log."""
-        met = missed = 0
+        met = missed = untold = 0
         for document in documents:
             stages = document.headers.stages
             if "produced" not in stages:
@@ -80,17 +90,19 @@ class Visibility:
             latency_s = _seconds_since_sent(document, visible_ns)
             slow = self.objective.is_slow(latency_s * 1000)
             met, missed = met + (not slow), missed + slow
-            traced = self._traces.wants(document.headers, slow=slow)
-            self._measure(document, latency_s, traced=traced)
-            chosen = slow or is_chosen(document.headers.traceparent, self._probe_one_in)
-            if chosen and self._probe_one_in and (loop := self._loop) is not None:
-                loop.call_soon_threadsafe(self._ask_for, (document, partition, slow))
+            told = slow and self._slow_budget.take()
+            untold += slow and not told
+            self._measure(document, latency_s, traced=self._traces.wants(document.headers, slow=told))
+            chosen = self._probe_one_in and (told or is_chosen(document.headers.traceparent, self._probe_one_in))
+            if chosen and (loop := self._loop) is not None and self._probe_budget.take():
+                loop.call_soon_threadsafe(self._ask_for, (document, partition, told))
             else:
-                self._trace(document, partition, slow=slow, probed=None)
+                self._trace(document, partition, slow=told, probed=None)
         if met or missed:
             self._metrics.last_change.labels(str(partition)).set(visible_ns / 1e9)
         self._metrics.objective.labels("met").inc(met)
         self._metrics.objective.labels("missed").inc(missed)
+        self._metrics.slow_untold.inc(untold)
         self.objective.count(met, missed)
 
     def told(self) -> dict[str, Any]:
@@ -113,6 +125,7 @@ class Visibility:
     def _trace(self, document: AppliedDocument, partition: int, *, slow: bool, probed: Probed | None) -> None:
         failed = probed is not None and probed.failed
         if self._traces.wants(document.headers, slow=slow or failed):
+            slow = self.objective.is_slow(_seconds_since_sent(document, document.headers.stages["visible"]) * 1000)
             self._traces.write(document, partition, slow=slow, probed=probed)
 
     def _measure(self, document: AppliedDocument, latency_s: float, *, traced: bool) -> None:

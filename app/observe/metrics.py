@@ -142,6 +142,11 @@ class IndexMetrics:
             ["outcome"],
             registry=self.registry,
         )
+        self.slow_untold = Counter(
+            "headrace_objective_untold_total",
+            "Slow documents that are neither searched for nor traced for being slow, as too many came in a second",
+            registry=self.registry,
+        )
         self.burn = Gauge(
             "headrace_objective_burn_ratio",
             "How fast missed documents use up what the objective allows; above 1 it is missed",

@@ -73,7 +73,14 @@ async def _run(settings: Settings, stop: asyncio.Event) -> None:
     # Faust's own assignor is sticky: shards stay where their files are
     app = make_app(settings, settings.index_group, ShardConsumer, canonical_url=url)
     objective = Objective(settings.freshness_objective_ms, settings.freshness_objective_ratio)
-    visibility = Visibility(FreshnessTraces(tracing, settings), objective, metrics, url, settings.probe_one_in)
+    visibility = Visibility(
+        FreshnessTraces(tracing, settings),
+        objective,
+        metrics,
+        url,
+        probe_one_in=settings.probe_one_in,
+        slow_per_s=settings.trace_slow_per_s,
+    )
     registry = Registry(link, settings.collection)
     to_topics = WriteBack(settings, topics.epoch, producer, metrics)
     watchdog = Watchdog(settings.stall_timeout_s)

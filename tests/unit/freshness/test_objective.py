@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from app.freshness.objective import WINDOWS_S, Objective
+from app.freshness.objective import WINDOWS_S, Objective, PerSecond
 
 
 class Clock:
@@ -42,3 +42,14 @@ def test_what_is_older_than_the_window_is_left_out_and_then_forgotten() -> None:
     clock.now += WINDOWS_S[1]
     objective.count(1, 0)
     assert objective.window(1e9) == (1, 0)
+
+
+def test_so_many_a_second_are_let_through_and_the_next_second_as_many() -> None:
+    clock = Clock()
+    budget = PerSecond(2, clock)
+    assert [budget.take() for _ in range(4)] == [True, True, False, False]
+    clock.now += 0.99
+    assert not budget.take()
+    clock.now += 0.01
+    assert [budget.take() for _ in range(3)] == [True, True, False]
+    assert all(PerSecond(0, clock).take() for _ in range(1000))

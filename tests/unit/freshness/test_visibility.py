@@ -15,7 +15,7 @@ from aiohttp import web
 
 from app.event import Event
 from app.freshness.objective import Objective
-from app.freshness.visibility import Visibility
+from app.freshness.visibility import PROBES_PER_S, Visibility
 from app.observe.metrics import IndexMetrics
 from app.shard.serve import ShardServer
 from app.shard.shard import Shard
@@ -50,11 +50,16 @@ class Parts:
 
 @asynccontextmanager
 async def running(
-    folder: Path, probe_one_in: int = 1, limit_ms: int = 1000, shown: Callable[[Shard], Any] = lambda shard: shard
+    folder: Path,
+    probe_one_in: int = 1,
+    limit_ms: int = 1000,
+    slow_per_s: int = 0,
+    one_in: int = 1,
+    shown: Callable[[Shard], Any] = lambda shard: shard,
 ) -> AsyncIterator[Parts]:
     """shown: what the HTTP side makes of the shard."""
     shard = open_shard(folder)
-    metrics, recorded = IndexMetrics(), Recorded(trace_one_in=1)
+    metrics, recorded = IndexMetrics(), Recorded(trace_one_in=one_in)
     shards: Any = SimpleNamespace(open={0: shown(shard)})
     server = ShardServer(shards, deque(), dict, lambda: None, metrics)
     application = web.Application()
@@ -65,7 +70,8 @@ async def running(
     await site.start()
     (address,) = runner.addresses
     url = f"http://127.0.0.1:{address[1]}"
-    visibility = Visibility(recorded.traces, Objective(limit_ms, 0.99), metrics, url, probe_one_in)
+    objective = Objective(limit_ms, 0.99)
+    visibility = Visibility(recorded.traces, objective, metrics, url, probe_one_in=probe_one_in, slow_per_s=slow_per_s)
     task = asyncio.create_task(visibility.run())
     await asyncio.sleep(0)
     try:
@@ -181,3 +187,21 @@ async def test_what_still_waits_for_its_search_at_the_end_is_traced_without_one(
     traced = [attributes(span) for span in parts.recorded.spans if span.name.startswith("index ")]
     assert sorted(told["document.id"] for told in traced) == ["d0", "d1", "d2"]
     assert not any("headrace.probe" in told for told in traced)
+
+
+async def test_in_a_backlog_not_every_document_is_traced_for_being_slow(tmp_path: Path) -> None:
+    async with running(tmp_path, probe_one_in=0, limit_ms=1, slow_per_s=2, one_in=2**31 - 1) as parts:
+        events = [document(n, f"d{n}", random_units(1, 1), source_offset=n, **TOLD) for n in range(5)]
+        parts.apply(*events)
+        assert len([span for span in parts.recorded.spans if span.name.startswith("index ")]) == 2
+        assert parts.value("headrace_objective_untold_total") == 3
+        assert parts.value("headrace_objective_documents_total", outcome="missed") == 5
+
+
+async def test_no_more_is_searched_for_than_a_worker_has_time_for(tmp_path: Path) -> None:
+    async with running(tmp_path) as parts:
+        parts.apply(*(document(n, f"d{n}", random_units(1, n), source_offset=n, **TOLD) for n in range(40)))
+        await until(lambda: parts.probes("seen") == PROBES_PER_S)
+        traced = [attributes(span) for span in parts.recorded.spans if span.name.startswith("index ")]
+        assert len(traced) == 40, "each is the one in one"
+        assert sum("headrace.probe" in told for told in traced) == PROBES_PER_S
