@@ -38,7 +38,8 @@ from app.registry import Registry
 from app.settings import Settings, load_settings
 from app.watchdog import Watchdog
 from consumers.embed.worker import EmbedWorker
-from consumers.faust_app import WorkerConsumer, make_app, run_app, run_worker, services
+from consumers.faust_app import make_app, run_app, run_worker, services
+from consumers.worker_consumer import WorkerConsumer
 
 log = logging.getLogger("headrace.embed")
 

@@ -23,9 +23,10 @@ from app.kafka.watch import KafkaWatch
 from app.observe.metrics import EmbedMetrics
 from app.settings import Settings
 from app.watchdog import Watchdog
-from consumers.faust_app import WorkerConsumer, as_event, is_current, raw_topic
+from consumers.faust_app import as_event, is_current, raw_topic
 from consumers.joining import joining
 from consumers.stalls import StallWatch
+from consumers.worker_consumer import WorkerConsumer
 from schemas.errors import LeaseExpired, Rejected, Retriable
 
 log = logging.getLogger("headrace.embed")

@@ -6,7 +6,7 @@ import asyncio
 import logging
 from typing import Any
 
-from consumers.faust_app import WorkerConsumer
+from consumers.worker_consumer import WorkerConsumer
 
 log = logging.getLogger("headrace.index")
 

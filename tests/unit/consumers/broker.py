@@ -16,7 +16,8 @@ from mode import Service
 
 from app.event import Event
 from app.settings import Settings
-from consumers.faust_app import WorkerConsumer, make_app
+from consumers.faust_app import make_app
+from consumers.worker_consumer import WorkerConsumer
 from tests.unit.consumers.parts import until
 
 

@@ -11,7 +11,8 @@ import pytest
 from mode.services import Service, WaitResults
 
 from app.settings import Settings
-from consumers.faust_app import WorkerConsumer, as_event, is_current, make_app, run_app, run_worker, services
+from consumers.faust_app import as_event, is_current, make_app, run_app, run_worker, services
+from consumers.worker_consumer import WorkerConsumer
 from schemas.errors import Fatal, ShardCorrupt
 
 

@@ -17,10 +17,11 @@ from faust.transport.drivers import aiokafka as driver
 
 from app.kafka.lease import GroupLease
 from app.settings import Settings
-from consumers import faust_app
+from consumers import faust_app, worker_consumer
 from consumers.embed import worker as embed_worker
-from consumers.faust_app import WorkerConsumer, _ConsumerThread, make_app
+from consumers.faust_app import make_app
 from consumers.index.consumer import ShardConsumer
+from consumers.worker_consumer import WorkerConsumer, _ConsumerThread
 from tests.unit.consumers import test_embed_worker, test_index_worker
 from tests.unit.test_layers import ROOT
 
@@ -91,7 +92,7 @@ async def test_no_default_of_faust_is_left_that_loses_or_hides_events() -> None:
 
 async def test_giving_partitions_back_takes_less_time_than_the_group_gives() -> None:
     conf = (await built()).conf
-    assert conf.broker_rebalance_timeout > faust_app._COMMIT_S + embed_worker.REVOKE_S + embed_worker.COMMIT_S
+    assert conf.broker_rebalance_timeout > worker_consumer._COMMIT_S + embed_worker.REVOKE_S + embed_worker.COMMIT_S
     longest = make_app(Settings(_env_file=None, session_timeout_ms=600_000), "group", WorkerConsumer).conf
     assert longest.broker_session_timeout <= longest.broker_request_timeout  # else Faust does not start
 

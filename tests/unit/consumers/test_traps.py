@@ -16,8 +16,8 @@ from app.observe.metrics import EmbedMetrics
 from app.settings import Settings
 from app.watchdog import Watchdog
 from consumers.embed.worker import EmbedWorker
-from consumers.faust_app import WorkerConsumer
 from consumers.joining import joining
+from consumers.worker_consumer import WorkerConsumer
 from tests.unit.consumers.broker import Broker, app_on, started
 from tests.unit.consumers.parts import until
 from tests.unit.consumers.test_embed_worker import Pipeline
