@@ -181,13 +181,12 @@ async def test_the_charts_move_when_documents_come(stack: Stack, page: Page) -> 
     await expect(steps).to_have_count(8, timeout=WITHIN_MS)
     await expect(page.locator("#steps-bar rect")).to_have_count(8)
     await expect(page.locator("#latency-p99")).to_contain_text(re.compile(r"\d m?s"))
-    before = await about.inner_text()
 
     texts = {unique("doc"): f"Number {number} of many." for number in range(50)}
     await asyncio.to_thread(lambda: stack.search("x", stack.publish_all(texts)))
 
-    await expect(about).not_to_have_text(before, timeout=WITHIN_MS)
-    assert int(re.findall(r"last (\d+) document", await about.inner_text())[0]) > 50
+    # by and by: a look may fall between two transactions
+    await expect(about).to_have_text(re.compile(r"last (5[1-9]|[6-9]\d|\d{3}) document"), timeout=WITHIN_MS)
     await expect(page.locator("#documents-per-s")).to_have_text(re.compile("[1-9]"), timeout=WITHIN_MS)
     await page.wait_for_function(_HEIGHTS_DIFFER, arg="#rate-chart", timeout=WITHIN_MS)
     await expect(page.locator("#latency-chart path.line")).not_to_have_count(0)
