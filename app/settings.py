@@ -231,6 +231,9 @@ class Settings(BaseSettings):
         "documents",
         ge=0,
     )
+    probe_per_s: int = _setting(
+        10, "most documents a second that an index worker searches for; 0: no limit", "documents", ge=0
+    )
     watermark_interval_ms: int = _setting(
         1000, "how often an idle embed worker tells the shards that they are up to date", "ms", ge=50
     )

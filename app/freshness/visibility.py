@@ -18,7 +18,6 @@ from app.observe.tracing import is_chosen, trace_id_of
 from app.shard.apply import AppliedDocument
 
 MOST_WAITING = 200  # probes; beyond that documents are traced without one
-PROBES_PER_S = 10  # one costs a search, some 1.4 ms; a worker with a backlog needs its time for that
 Seen = tuple[AppliedDocument, int, bool]  # partition; whether it is traced as slow
 
 
@@ -26,8 +25,8 @@ class Visibility:
     """`saw` is called by the thread that applies records, everything else in one event loop.
 
     url: of this index worker, where documents are searched for. probe_one_in: of the documents that are not slow, by
-    trace-id hash; 0: no document is searched for. slow_per_s: most slow documents that are traced for that alone, for
-    in a backlog all are slow; 0: no limit.
+    trace-id hash; 0: no document is searched for. probe_per_s: most that are searched for; slow_per_s: most that are
+    traced for being slow alone; 0: no limit. In a backlog all are slow, and the worker needs its time for that.
     """
 
     def __init__(
@@ -38,6 +37,7 @@ class Visibility:
         url: str,
         *,
         probe_one_in: int,
+        probe_per_s: int,
         slow_per_s: int,
     ) -> None:
         self._traces = traces
@@ -46,7 +46,7 @@ class Visibility:
         self._metrics = metrics
         self._url = url
         self._probe_one_in = probe_one_in
-        self._slow_budget, self._probe_budget = PerSecond(slow_per_s), PerSecond(PROBES_PER_S)
+        self._slow_budget, self._probe_budget = PerSecond(slow_per_s), PerSecond(probe_per_s)
         self._loop: asyncio.AbstractEventLoop | None = None
         self._waiting: asyncio.Queue[Seen] = asyncio.Queue(MOST_WAITING)
         for outcome in (*OUTCOMES, "skipped"):
@@ -80,7 +80,7 @@ class Visibility:
 
     def saw(self, documents: Sequence[AppliedDocument], partition: int, applying_ns: int, visible_ns: int) -> None:
         """Documents of one transaction, which began and ended then; not what was written again to mend a log."""
-        met = missed = untold = 0
+        met = missed = untold = skipped = 0
         for document in documents:
             stages = document.headers.stages
             if "produced" not in stages:
@@ -97,12 +97,14 @@ class Visibility:
             if chosen and (loop := self._loop) is not None and self._probe_budget.take():
                 loop.call_soon_threadsafe(self._ask_for, (document, partition, told))
             else:
+                skipped += bool(chosen)
                 self._trace(document, partition, slow=told, probed=None)
         if met or missed:
             self._metrics.last_change.labels(str(partition)).set(visible_ns / 1e9)
         self._metrics.objective.labels("met").inc(met)
         self._metrics.objective.labels("missed").inc(missed)
         self._metrics.slow_untold.inc(untold)
+        self._metrics.probes.labels("skipped").inc(skipped)
         self.objective.count(met, missed)
 
     def told(self) -> dict[str, Any]:

@@ -79,6 +79,7 @@ async def _run(settings: Settings, stop: asyncio.Event) -> None:
         metrics,
         url,
         probe_one_in=settings.probe_one_in,
+        probe_per_s=settings.probe_per_s,
         slow_per_s=settings.trace_slow_per_s,
     )
     registry = Registry(link, settings.collection)

@@ -79,7 +79,13 @@ def sampled(
     """Forty documents of which one in four is traced, indexed by two replicas; then a repetition, a delete and a poison
     event, which are traced for sure."""
     folder = tmp_path_factory.mktemp("sampled")
-    given = {"otlp_endpoint": jaeger.otlp_url, "trace_one_in": 4, "probe_one_in": 1, "freshness_objective_ms": 600_000}
+    given = {
+        "otlp_endpoint": jaeger.otlp_url,
+        "trace_one_in": 4,
+        "probe_one_in": 1,
+        "probe_per_s": 0,
+        "freshness_objective_ms": 600_000,
+    }
     with Stack(folder, shared_kafka.address, shared_redis.url, model=default_model, **given) as stack:
         stack.add_index("index-b", folder / "data-b", replica="b")
         stack.create_topics()

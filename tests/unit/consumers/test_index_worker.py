@@ -47,7 +47,9 @@ class Parts:
         self.kafka = SimpleNamespace(trouble=None, run=asyncio.Event().wait)
         self.metrics = IndexMetrics()
         traces = FreshnessTraces(Tracing(settings, "index"), settings)
-        visibility = Visibility(traces, Objective(1000, 0.99), self.metrics, "http://me", probe_one_in=0, slow_per_s=0)
+        visibility = Visibility(
+            traces, Objective(1000, 0.99), self.metrics, "http://me", probe_one_in=0, probe_per_s=0, slow_per_s=0
+        )
         app: Any = self.app
         registry: Any = self.registry
         kafka: Any = self.kafka

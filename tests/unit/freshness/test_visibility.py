@@ -15,7 +15,7 @@ from aiohttp import web
 
 from app.event import Event
 from app.freshness.objective import Objective
-from app.freshness.visibility import PROBES_PER_S, Visibility
+from app.freshness.visibility import Visibility
 from app.observe.metrics import IndexMetrics
 from app.shard.serve import ShardServer
 from app.shard.shard import Shard
@@ -54,6 +54,7 @@ async def running(
     probe_one_in: int = 1,
     limit_ms: int = 1000,
     slow_per_s: int = 0,
+    probe_per_s: int = 0,
     one_in: int = 1,
     shown: Callable[[Shard], Any] = lambda shard: shard,
 ) -> AsyncIterator[Parts]:
@@ -71,7 +72,15 @@ async def running(
     (address,) = runner.addresses
     url = f"http://127.0.0.1:{address[1]}"
     objective = Objective(limit_ms, 0.99)
-    visibility = Visibility(recorded.traces, objective, metrics, url, probe_one_in=probe_one_in, slow_per_s=slow_per_s)
+    visibility = Visibility(
+        recorded.traces,
+        objective,
+        metrics,
+        url,
+        probe_one_in=probe_one_in,
+        probe_per_s=probe_per_s,
+        slow_per_s=slow_per_s,
+    )
     task = asyncio.create_task(visibility.run())
     await asyncio.sleep(0)
     try:
@@ -199,9 +208,10 @@ async def test_in_a_backlog_not_every_document_is_traced_for_being_slow(tmp_path
 
 
 async def test_no_more_is_searched_for_than_a_worker_has_time_for(tmp_path: Path) -> None:
-    async with running(tmp_path) as parts:
+    async with running(tmp_path, probe_per_s=7) as parts:
         parts.apply(*(document(n, f"d{n}", random_units(1, n), source_offset=n, **TOLD) for n in range(40)))
-        await until(lambda: parts.probes("seen") == PROBES_PER_S)
+        await until(lambda: parts.probes("seen") == 7)
         traced = [attributes(span) for span in parts.recorded.spans if span.name.startswith("index ")]
         assert len(traced) == 40, "each is the one in one"
-        assert sum("headrace.probe" in told for told in traced) == PROBES_PER_S
+        assert parts.probes("skipped") == 33
+        assert sum("headrace.probe" in told for told in traced) == 7
