@@ -141,8 +141,8 @@ def conclude(report: Report, turns: Mapping[str, Sequence[Mapping[str, Any]]]) -
         report.targets.append(Target(what, f"≥ {_AIM_RATIO:.0%}", f"{ratio:.1%}", ratio >= _AIM_RATIO))
     variants = (
         "Off: no endpoint and no probe. One in 100, the default: so many documents are traced, and so many are "
-        "searched for once visible; the freshness objective is out of reach here, since a document that misses it is "
-        "always both, and in a burst nearly all take longer than 1 s. That case, a backlog with the settings as they "
+        "searched for once visible, ten a second at most; the freshness objective is out of reach here: one that "
+        "misses it is always both, and in a burst nearly all take longer than 1 s. That case, a backlog with the settings as they "
         "are, is the third row."
     )
     clock = (
