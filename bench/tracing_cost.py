@@ -142,8 +142,8 @@ def conclude(report: Report, turns: Mapping[str, Sequence[Mapping[str, Any]]]) -
     variants = (
         "Off: no endpoint and no probe. One in 100, the default: so many documents are traced, and so many are "
         "searched for once visible, ten a second at most; the freshness objective is out of reach here: one that "
-        "misses it is always both, and in a burst nearly all take longer than 1 s. That case, a backlog with the settings as they "
-        "are, is the third row."
+        "misses it is always both, and in a burst nearly all take longer than 1 s. That case, a backlog with the "
+        "settings as they are, is the third row."
     )
     clock = (
         "Each turn has new processes, warmed up; the clock runs from the first produce until a search with "
