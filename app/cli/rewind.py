@@ -64,7 +64,7 @@ def rewind(
     offsets = GroupOffsets.of(settings, settings.embed_group)
     with TopicReader(settings, "headrace-rewind") as reader:
         spans = reader.spans(settings.changes_topic)
-        committed = offsets.committed(settings.changes_topic)
+        committed = offsets.committed(settings.changes_topic, spans)
         if to_offset is not None:
             starts = to_offset
         elif to_time is not None:

@@ -225,7 +225,7 @@ class LagWatch:
         spans, ends = reader.spans(changes), reader.spans(vectors)
         begun = self._directory.begun
         letters = _dead_letters(reader, self._settings.dlq_topic)
-        committed = group.committed(changes)
+        committed = group.committed(changes, spans)
         # where nothing was committed a worker begins at the beginning
         places = {partition: committed.get(partition, first) for partition, (first, _) in spans.items()}
         embed = waiting.lags(changes, "", places, spans)

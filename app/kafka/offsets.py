@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from concurrent.futures import Future
 from dataclasses import dataclass
 from typing import Any
@@ -42,10 +42,11 @@ class GroupOffsets:
             raise
         return [f"{member.client_id} on {member.host}" for member in described.members]
 
-    def committed(self, topic: str) -> dict[int, int]:
+    def committed(self, topic: str, partitions: Iterable[int]) -> dict[int, int]:
         """By partition, the offset from which the group would go on; a partition without one is left out."""
+        asked = [TopicPartition(topic, partition) for partition in partitions]  # of all, the embedded broker tells none
         (future,) = self.admin.list_consumer_group_offsets(
-            [ConsumerGroupTopicPartitions(self.group)], request_timeout=TIMEOUT_S
+            [ConsumerGroupTopicPartitions(self.group, asked)], request_timeout=TIMEOUT_S
         ).values()
         places = _result(self.group, future).topic_partitions
         return {place.partition: place.offset for place in places if place.topic == topic and place.offset >= 0}

@@ -54,7 +54,11 @@ def run(stack: Stack, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.Mo
 
 def committed(stack: Stack) -> int:
     """Where the embed workers would go on."""
-    return GroupOffsets.of(stack.settings, stack.settings.embed_group).committed(stack.settings.changes_topic).get(0, 0)
+    return (
+        GroupOffsets.of(stack.settings, stack.settings.embed_group)
+        .committed(stack.settings.changes_topic, [0])
+        .get(0, 0)
+    )
 
 
 def applied(stack: Stack) -> dict[bytes, bytes]:

@@ -62,7 +62,7 @@ def committed_and_end(stack: Stack) -> tuple[int, int]:
     topic = stack.settings.changes_topic
     with TopicReader(stack.settings, unique("end")) as reader:
         end = reader.span(topic, 0)[1]
-    return GroupOffsets.of(stack.settings, stack.settings.embed_group).committed(topic)[0], end
+    return GroupOffsets.of(stack.settings, stack.settings.embed_group).committed(topic, [0])[0], end
 
 
 @pytest.mark.redis

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 from pathlib import Path
+from typing import Any
 
 import httpx
 
@@ -32,6 +33,13 @@ def test_the_times_of_documents_are_told_by_every_worker_and_together(
 
     stack.search("x", stack.publish_all({unique("doc"): f"Number {number} of many." for number in range(30)}))
     eventually(lambda: stack.status()["freshness"]["latency_ms"]["count"] == 60, within_s=60)
+
+    def lag(stage: str) -> list[dict[str, Any]]:
+        return list(stack.status()["lag"][stage].values())
+
+    # the embedded broker tells it, too
+    none = [{"records": 0, "seconds": 0.0}] * stack.settings.partitions
+    eventually(lambda: lag("embed") == lag("index") == none, within_s=30)
 
     told = stack.status()["freshness"]
     latency = told["latency_ms"]
