@@ -84,9 +84,10 @@ def test_a_gateway_that_is_starting_is_asked_again(client: HeadraceClient, fake:
 def test_what_is_not_applied_in_time_says_who_is_behind_and_may_be_waited_for_again(
     client: HeadraceClient, fake: FakeGateway
 ) -> None:
+    client.publish_and_wait("a", "the first one, which connects", timeout_s=60)
     fake.says = [fake.refuses(504, "shard 0 has not applied offset 1")]
     with pytest.raises(NotApplied, match="published, but shard 0 has not applied offset 1") as caught:
-        client.publish_and_wait("a", "text", timeout_s=0.3)
+        client.publish_and_wait("a", "text", timeout_s=2)
     fake.says = [(200, {"took_ms": 1})]
     assert client.wait(caught.value.min_offsets) == {"took_ms": 1}
 
