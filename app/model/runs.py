@@ -82,7 +82,7 @@ def plan(texts: Sequence[Tokens], budget: int, step: int) -> list[Run]:
 
     step: lengths are padded to a multiple of it. Of all ways to put texts of neighbouring lengths together this is the
     one that costs least, where a call costs its padded tokens and _CALL_TOKENS more (dynamic programming over the
-    different lengths).
+    different lengths; those of one length stay together).
     """
     if not texts:
         return []
