@@ -13,11 +13,10 @@ import sys
 import tempfile
 import time
 from pathlib import Path
-from types import TracebackType
 
 import click
 
-from app.local.process import free_port, port_is_free, stop, tied, until_stopped
+from app.local.process import LocalProcess, free_port, port_is_free, tied, until_stopped
 from schemas.errors import HeadraceError, ServiceMissing
 
 VERSION = "2.13.0"  # deploy/setup.sh reads it here
@@ -36,7 +35,7 @@ def find_jaeger() -> Path | None:
     return Path(on_path) if on_path else None
 
 
-class LocalJaeger:
+class LocalJaeger(LocalProcess):
     """One Jaeger. Use it as a context manager, or `start`, `stop` and `kill` it. Spans are gone when it ends.
 
     otlp_port, query_port: None for any free one, kept over restarts. Raises ServiceMissing if there is no program.
@@ -54,7 +53,6 @@ class LocalJaeger:
         self.program = found
         self.otlp_port, self.query_port = otlp_port or free_port(), query_port or free_port()
         self._health_port = free_port()
-        self._process: subprocess.Popen[bytes] | None = None
 
     @property
     def otlp_url(self) -> str:
@@ -103,28 +101,6 @@ class LocalJaeger:
                     happened = "does not answer" if status is None else f"ended with status {status}"
                     raise ServiceMissing(f"{self.program} {happened}: {' / '.join(lines[-2:]) or 'it said nothing'}")
                 time.sleep(0.02)
-
-    def stop(self, within_s: float = 5) -> None:
-        """SIGTERM, then SIGKILL."""
-        if self._process is not None:
-            stop(self._process, within_s)
-            self._process = None
-
-    def kill(self) -> None:
-        """SIGKILL."""
-        if self._process is not None:
-            self._process.kill()
-            self._process.wait()
-            self._process = None
-
-    def __enter__(self) -> LocalJaeger:
-        self.start()
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.stop()
 
 
 def _answers(port: int, path: str) -> bool:

@@ -11,14 +11,13 @@ import tempfile
 import time
 from collections.abc import Mapping
 from pathlib import Path
-from types import TracebackType
 
 import click
 from confluent_kafka import KafkaError, KafkaException
 from confluent_kafka.admin import AdminClient
 
 from app.local.kafka_home import KafkaHome, Say, kafka_home, locked, properties_text
-from app.local.process import free_port, stop, tied
+from app.local.process import LocalProcess, free_port, tied
 from schemas.errors import HeadraceError, ServiceMissing
 
 # What a coordinator answers while it is being set up.
@@ -30,14 +29,17 @@ _NOT_YET = (
 )
 
 
-class LocalKafka:
+class LocalKafka(LocalProcess):
     """One Kafka node. Use it as a context manager, or `start`, `stop`, `kill` and `restart` it.
 
     data: its folder; what was acknowledged there survives `kill` and is there at the next start. port: None for any
     free one, kept over restarts. extra: properties of the broker beside those of the template. doors: further ports it
     listens on → the port that clients who come that way are told to use: that of a proxy in front of the door.
-    home: see `prepare`; None prepares silently. Start it from a thread that lives as long as it should.
+    home: see `prepare`; None prepares silently. Start it from a thread that lives as long as it should. Killed, Kafka
+    may empty a partition of a topic that was made less than about 0.1 s before.
     """
+
+    stop_s = 10.0
 
     def __init__(
         self,
@@ -56,7 +58,6 @@ class LocalKafka:
         self._home = home or prepare()
         self._heap_mb = heap_mb
         self._extra = {**(extra or {}), **self._listeners(doors or {})}
-        self._process: subprocess.Popen[bytes] | None = None
 
     @property
     def pid(self) -> int | None:
@@ -91,35 +92,10 @@ class LocalKafka:
             self.kill()
             raise
 
-    def stop(self, within_s: float = 10) -> None:
-        """SIGTERM, then SIGKILL."""
-        if self._process is not None:
-            stop(self._process, within_s)
-            self._process = None
-
-    def kill(self) -> None:
-        """SIGKILL, as a fault test wants it.
-
-        Kafka may empty a partition of a topic that was made less than about 0.1 s before.
-        """
-        if self._process is not None:
-            self._process.kill()
-            self._process.wait()
-            self._process = None
-
     def restart(self) -> None:
         """Stop, if it runs, and start again with the same address and data."""
         self.stop()
         self.start()
-
-    def __enter__(self) -> LocalKafka:
-        self.start()
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.stop()
 
     def _listeners(self, doors: Mapping[int, int]) -> dict[str, str]:
         """The properties of the doors; each is a listener of its own, as only a listener tells its own address."""

@@ -8,11 +8,12 @@ import socket
 import subprocess
 import sys
 import threading
+from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from types import FrameType
-from typing import Any
+from types import FrameType, TracebackType
+from typing import Any, Self
 
 # Run by a bare interpreter that becomes the command (exec keeps the tie). A `preexec_fn` would do the same
 # between fork and exec, but Python gives no safety for that beside threads.
@@ -60,6 +61,39 @@ def stop(process: subprocess.Popen[Any], within_s: float) -> bool:
         process.wait()
         return False
     return True
+
+
+class LocalProcess(ABC):
+    """A service of this machine as a child process. Use it as a context manager, or `start` and `stop` it."""
+
+    stop_s = 5.0  # what it takes to end in order
+    _process: subprocess.Popen[bytes] | None = None
+
+    @abstractmethod
+    def start(self) -> None:
+        """Returns when it answers. Raises ServiceMissing."""
+
+    def stop(self, within_s: float | None = None) -> None:
+        """SIGTERM, then SIGKILL; within_s: default `stop_s`."""
+        if self._process is not None:
+            stop(self._process, self.stop_s if within_s is None else within_s)
+            self._process = None
+
+    def kill(self) -> None:
+        """SIGKILL, as a fault test wants it."""
+        if self._process is not None:
+            self._process.kill()
+            self._process.wait()
+            self._process = None
+
+    def __enter__(self) -> Self:
+        self.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.stop()
 
 
 def free_port() -> int:

