@@ -59,7 +59,7 @@ class _ConsumerThread(driver.AIOKafkaConsumerThread):  # type: ignore[misc]
 
 
 class WorkerConsumer(driver.Consumer):  # type: ignore[misc]
-    """Faust's consumer with a shorter long poll; remembers where reading started.
+    """Faust's consumer with a shorter long poll and seeks of its own; remembers where reading started.
 
     lease: how long its partitions are surely its own. unreadable: those of them that Kafka cannot give.
     """
@@ -67,6 +67,8 @@ class WorkerConsumer(driver.Consumer):  # type: ignore[misc]
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self.start_offsets: dict[int, int] = {}
+        self._seeking = asyncio.Lock()  # two seeks may run at once
+        self._sought = True
         self.lease = GroupLease(self.app.conf.broker_session_timeout)
         self.unreadable = UnreadableRecords()
 
@@ -123,39 +125,58 @@ class WorkerConsumer(driver.Consumer):  # type: ignore[misc]
         events a second without.
         """
 
-    async def perform_seek(self) -> None:
-        """Seek to the committed offsets, and keep them: what lies before them has been dealt with.
+    async def _getmany(self, active_partitions: Any, timeout: float) -> Any:
+        """Fetch from where a seek has put us: one that failed is done again, of which Faust would only warn."""
+        if not self._sought:
+            await self.perform_seek()
+        return await super()._getmany(active_partitions, timeout)
 
-        Events that Kafka has deleted since are lost, which Faust would not say: reading begins with the first there is.
+    async def perform_seek(self) -> None:
+        """Seek every assigned partition to where it goes on, be it its very first record.
+
+        Faust calls it before reading starts, and after it has dropped what a fetch brought while reading was stopped:
+        a fetch outlives a rebalance, and then brings the first records of the new partitions. Faust's own leaves a
+        partition without a committed offset where it is: behind what was dropped.
+        It must be quick: Faust gives up for ever when it takes longer than the request timeout.
         """
-        await super().perform_seek()
-        committed = {tp: offset or 0 for tp, offset in self._read_offset.items()}
-        ours = list(committed)
-        first, end = await asyncio.gather(self.earliest_offsets(*ours), self.highwaters(*ours)) if ours else ({}, {})
-        for tp, offset in committed.items():
-            if offset < first[tp]:
+        async with self._seeking:
+            self._sought = False
+            assigned = set(self.assignment())
+            if assigned:
+                first, end = await asyncio.gather(self.earliest_offsets(*assigned), self.highwaters(*assigned))
+                target = await self._places(assigned, first, end)
+                await self.seek_wait(target)
+                for tp, offset in target.items():
+                    self._read_offset[tp] = self._committed_offset[tp] = offset or None
+                    for memory in (self._gap, self._acked, self._acked_index):
+                        memory.pop(tp, None)
+                self.start_offsets = {tp.partition: offset for tp, offset in target.items()}
+            self._sought = True
+
+    async def _places(self, assigned: set[Any], first: Mapping[Any, int], end: Mapping[Any, int]) -> dict[Any, int]:
+        """Where each partition goes on, within `first` and `end`: at the committed offset, else at its beginning.
+
+        Events that Kafka has deleted unread are lost, and where the log is shorter than what was read, Faust would
+        drop all up to there: it would say neither.
+        """
+        committed = await self.seek_to_committed()
+        target = {}
+        for tp in assigned:
+            place = max(0, committed.get(tp) or 0)
+            if place < first[tp]:
                 log.error(
                     "%s %d: events %d to %d were deleted by Kafka before they were read: what they said of their "
                     "documents is lost. Publish those again, and give the topic more retention.",
-                    *(tp.topic, tp.partition, offset, first[tp] - 1),
+                    *(tp.topic, tp.partition, place, first[tp] - 1),
                 )
-        await self._read_anew({tp: first[tp] for tp, offset in committed.items() if offset > end[tp]}, end)
-        self.start_offsets = {tp.partition: offset or 0 for tp, offset in self._read_offset.items()}
-
-    async def _read_anew(self, shorter: dict[Any, int], end: Mapping[Any, int]) -> None:
-        """Go back to the first event of logs that are shorter than what was read: Faust would drop all up to there."""
-        if not shorter:
-            return
-        for tp in shorter:
-            log.error(
-                "%s %d was read up to offset %d and ends at %d now: Kafka has lost events. Reading again from its "
-                "beginning; publish again what was published last.",
-                *(tp.topic, tp.partition, self._read_offset[tp], end[tp]),
-            )
-        await self.seek_wait(shorter)
-        for tp, offset in shorter.items():
-            self._read_offset[tp] = offset or None
-            self._committed_offset.pop(tp, None)
+            elif place > end[tp]:
+                log.error(
+                    "%s %d was read up to offset %d and ends at %d now: Kafka has lost events. Reading again from its "
+                    "beginning; publish again what was published last.",
+                    *(tp.topic, tp.partition, place, end[tp]),
+                )
+            target[tp] = place if first[tp] <= place <= end[tp] else first[tp]
+        return target
 
 
 async def _rest(callback: Coroutine[Any, Any, Any], waits_for: Any) -> Any:

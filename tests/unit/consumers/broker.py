@@ -24,7 +24,8 @@ from tests.unit.consumers.parts import until
 class Broker(Service):  # type: ignore[misc]
     """A topic in memory and the group that reads it, in the place of Faust's thread.
 
-    first: below it everything was deleted. sought: by partition, in order. While `gate` is not set, seeks wait.
+    first: below it everything was deleted. sought: by partition, in order. While `gate` is not set, seeks wait; while
+    `answers` is not set, a fetch does, and then brings what is there: it outlives a rebalance, as aiokafka's does.
     """
 
     def __init__(self, topic: str, *partitions: int) -> None:
@@ -37,6 +38,9 @@ class Broker(Service):  # type: ignore[misc]
         self.sought: list[dict[int, int]] = []
         self.gate = asyncio.Event()
         self.gate.set()
+        self.answers = asyncio.Event()
+        self.answers.set()
+        self.fetches = 0
         self.app: Any = None
         self._place: dict[TP, int] = {}
         self._assigned: set[TP] = set()
@@ -56,7 +60,8 @@ class Broker(Service):  # type: ignore[misc]
         consumer = self.app.consumer
         self.app.on_rebalance_start()
         await consumer.on_partitions_revoked(set(self._assigned))
-        self._assigned, self._place = {self.tps[number] for number in partitions}, {}
+        self._assigned = {self.tps[number] for number in partitions}
+        self._place = {tp: self.committed[tp] for tp in self._assigned if tp in self.committed}
         self._generation += 1
         self.app.consumer_generation_id = self._generation
         consumer.lease.renew(consumer.lease.begin())
@@ -98,8 +103,12 @@ class Broker(Service):  # type: ignore[misc]
 
     async def getmany(self, active_partitions: set[TP], timeout: float) -> dict[TP, list[ConsumerRecord[Any, Any]]]:
         """An offset that is not held becomes the first one that is, as Kafka's clients have it."""
+        if not self.app.consumer.flow_active:
+            return {}
+        self.fetches += 1
+        await self.answers.wait()
         found = {}
-        for tp in active_partitions & self._assigned if self.app.consumer.flow_active else ():
+        for tp in active_partitions & self._assigned:
             place = self._place.get(tp, self.first[tp])
             if not self.first[tp] <= place <= self.end[tp]:
                 place = self.first[tp]

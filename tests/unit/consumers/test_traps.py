@@ -197,6 +197,65 @@ async def test_events_deleted_before_they_were_read_are_told_and_the_rest_is_rea
     assert "events 2 to 5 were deleted by Kafka before they were read" in caplog.text
 
 
+@asynccontextmanager
+async def a_fetch_that_outlives_a_rebalance(parts: Embed) -> AsyncIterator[asyncio.Task[None]]:
+    """At the end of the block it brings records, while reading is stopped yet."""
+    fetches = parts.broker.fetches
+    parts.broker.answers.clear()
+    await until(lambda: parts.broker.fetches > fetches)
+    parts.broker.gate.clear()
+    rebalance = asyncio.create_task(parts.broker.rebalance(0))
+    await until(lambda: not parts.app.consumer.flow_active)
+    yield rebalance
+    parts.broker.answers.set()
+
+
+@pytest.mark.parametrize("committed", [None, 0, 2])
+async def test_what_a_fetch_that_outlives_a_rebalance_brings_is_read_again_though_nothing_was_committed(
+    committed: int | None,
+) -> None:
+    """Faust drops it and seeks to what was committed: where nothing was, it would go on behind what it dropped."""
+    parts = embed()
+    (tp,) = parts.broker.tps.values()
+    async with parts.running():
+        async with a_fetch_that_outlives_a_rebalance(parts) as rebalance:
+            if committed is not None:
+                parts.broker.committed[tp] = committed
+            parts.broker.write(*changes(*range(5)))
+        await asyncio.sleep(0.05)  # until it has been dropped
+        parts.broker.gate.set()
+        await asyncio.wait_for(rebalance, 10)
+        parts.broker.write(*changes(5))
+        await until(lambda: 5 in parts.pipeline.offsets)
+        assert parts.pipeline.offsets == list(range(committed or 0, 6))
+
+
+async def test_a_seek_that_fails_after_records_were_dropped_is_done_again_before_anything_is_read(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Faust warns of it and goes on where it is."""
+    parts = embed()
+    seek, failed = parts.broker.seek_wait, []
+
+    async def failing_second(target: Mapping[Any, int]) -> None:
+        await seek(target)
+        if len(parts.broker.sought) == sought + 2:
+            failed.append(target)
+            raise ConnectionError("Kafka is away")
+
+    async with parts.running():
+        sought = len(parts.broker.sought)
+        monkeypatch.setattr(parts.broker, "seek_wait", failing_second)
+        async with a_fetch_that_outlives_a_rebalance(parts) as rebalance:
+            parts.broker.write(*changes(*range(5)))
+        await asyncio.sleep(0.05)
+        parts.broker.gate.set()
+        await asyncio.wait_for(rebalance, 10)
+        await until(lambda: 4 in parts.pipeline.offsets)
+        assert failed
+        assert parts.pipeline.offsets == list(range(5))
+
+
 async def test_no_value_no_key_and_no_json_come_to_the_worker_as_they_are() -> None:
     strange = [
         raw_event(0, b"k", None),
