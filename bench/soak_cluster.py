@@ -141,7 +141,8 @@ class Cluster:
             **self._settings,
         )
         TopicAdmin(self.settings).create(topic_plans(self.settings))
-        self._configure(self.settings.vectors_topic, {"segment.ms": _SEGMENT_MS, "min.cleanable.dirty.ratio": 0.01})
+        eager = {"segment.ms": _SEGMENT_MS, "min.cleanable.dirty.ratio": 0.01, "min.compaction.lag.ms": 0}
+        self._configure(self.settings.vectors_topic, eager)
         self._configure(self.settings.changes_topic, {"min.compaction.lag.ms": 2**62})  # the truth stays whole
 
     def _configure(self, topic: str, values: dict[str, object]) -> None:

@@ -9,6 +9,7 @@ import asyncio
 import logging
 import os
 import signal
+import threading
 import time
 import warnings
 from collections.abc import Awaitable, Callable
@@ -32,6 +33,8 @@ log = logging.getLogger("headrace.worker")
 
 TEN_YEARS_S = 3.15e8
 STOP_DEADLINE_S = 10.0  # Kafka may be gone; then nothing that Faust waits for will come
+CANCEL_DEADLINE_S = 5.0
+_left_behind = threading.Event()  # a Faust that did not stop
 
 
 class _QuietMonitor(Monitor):  # type: ignore[misc]
@@ -142,7 +145,7 @@ async def run_app(
             task.result()
         await drain()
     finally:
-        await _stop(app, tasks, asked=stop.is_set())
+        await _stop(app, tasks)
 
 
 async def _run_faust(app: faust.App) -> None:
@@ -157,22 +160,37 @@ async def _as_coroutine(work: Callable[[], Awaitable[None]]) -> None:
     await work()
 
 
-async def _stop(app: faust.App, tasks: set[asyncio.Task[Any]], *, asked: bool) -> None:
+async def _stop(app: faust.App, tasks: set[asyncio.Task[Any]]) -> None:
+    """Stop everything. A Faust that hangs is left behind: what was drained is safe, what was not is done again."""
     stopping = asyncio.ensure_future(app.stop())
     done, _ = await asyncio.wait({stopping}, timeout=STOP_DEADLINE_S)
     if not done:
-        log.warning("Faust did not stop within %.0f s: exiting without it", STOP_DEADLINE_S)
-        os._exit(0 if asked else 1)  # what was drained is safe, what was not is done again
+        log.warning("Faust did not stop within %.0f s: ending without it", STOP_DEADLINE_S)
+        _left_behind.set()
     for task in tasks:
         task.cancel()
-    await asyncio.gather(*tasks, return_exceptions=True)
+    await asyncio.wait(tasks, timeout=CANCEL_DEADLINE_S)
 
 
 def run_worker(main: Callable[[asyncio.Event], Awaitable[None]]) -> None:
-    """Run a worker's coroutine, which `run_app` ends. Errors of ours pass; others are logged and exit with 1."""
+    """Run a worker's coroutine, which `run_app` ends. Errors of ours pass; others are logged and exit with 1.
+
+    Where a hanging Faust was left behind the process ends as soon as the coroutine has closed what it holds: the
+    loop would wait for Faust's tasks and thread.
+    """
 
     async def supervised() -> None:
-        await main(asyncio.Event())
+        status = 1
+        try:
+            await main(asyncio.Event())
+            status = 0
+        except Exception as error:
+            if _left_behind.is_set():
+                log.critical("stopped by %s: %s", type(error).__name__, error, exc_info=error)
+            raise
+        finally:
+            if _left_behind.is_set():
+                os._exit(status)
 
     try:
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:

@@ -85,7 +85,7 @@ class LightAudit:
             time.sleep(_SECOND_LOOK_S)
             suspects = _missing(shard, suspects)
         self._metrics.audited.inc(len(said))
-        self._metrics.drift.labels(str(partition)).set(len(suspects))
+        self._metrics.shards.drift[partition] = len(suspects)
         self._drifted[partition] = dict(list(suspects.items())[:_MOST_KNOWN])
         for document_id, order in self._drifted[partition].items():
             if (partition, document_id) not in self._told:

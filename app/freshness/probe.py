@@ -77,22 +77,24 @@ class Probe:
             full = len(hits) == _MOST_HITS[-1] and hits[-1]["score"] > _SAME_SCORE
             if not deleted and full:
                 return "crowded", ""
-        return await self._held(document, wanted, deleted=deleted)
+        return await self._held(document, partition, wanted, deleted=deleted)
 
-    async def _held(self, document: AppliedDocument, wanted: int, *, deleted: bool) -> tuple[Outcome, str]:
-        """What the row says, where a search did not return the document."""
+    async def _held(
+        self, document: AppliedDocument, partition: int, wanted: int, *, deleted: bool
+    ) -> tuple[Outcome, str]:
+        """What the row of the shard says, where a search did not return the document."""
         timeout = aiohttp.ClientTimeout(total=_TIMEOUT_S)
-        url = f"{self._url}/shards/document"
+        url = f"{self._url}/shards/row"
         async with self._session.get(url, params={"id": document.id}, timeout=timeout) as response:
             said = orjson.loads(await response.read())
-        held = said["document"]
+        held = said["shards"].get(str(partition), {}).get("row")
         if held is None:
             return "unknown", "the shard is no longer here"
         if held["source_offset"] > wanted:
             return "superseded", ""
         if deleted:
-            return ("seen", "") if said["deleted"] else ("failed", "the deleted document can still be read")
-        if held["source_offset"] < wanted or said["deleted"]:
+            return ("seen", "") if held["deleted"] else ("failed", "the deleted document can still be read")
+        if held["source_offset"] < wanted or held["deleted"]:
             return "failed", f"the shard holds change {held['source_offset']}, applied was {wanted}"
         if document.vector is None:
             return "seen", ""

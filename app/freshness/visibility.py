@@ -100,7 +100,7 @@ class Visibility:
                 skipped += bool(chosen)
                 self._trace(document, partition, slow=told, probed=None)
         if met or missed:
-            self._metrics.last_change.labels(str(partition)).set(visible_ns / 1e9)
+            self._metrics.shards.last_change_s[partition] = visible_ns / 1e9
         self._metrics.objective.labels("met").inc(met)
         self._metrics.objective.labels("missed").inc(missed)
         self._metrics.slow_untold.inc(untold)

@@ -14,6 +14,8 @@ from schemas.errors import BrokerUnavailable, TopicsWrong
 
 TIMEOUT_S = 10.0
 BROKERS_TIME = {"message.timestamp.type": "LogAppendTime"}
+# whoever is less than an hour behind reads every record: a later change has not taken the place of an earlier one yet
+UNCOMPACTED = {"min.compaction.lag.ms": str(3_600_000)}
 LETTER_ROOM_BYTES = 2**16  # what the error headers may add to an event that is as large as an event may be
 
 
@@ -52,15 +54,19 @@ def topic_plans(settings: Settings) -> tuple[TopicPlan, TopicPlan, TopicPlan]:
     """The changes, vectors and dead-letter topic as `topics create` makes them.
 
     Changes are kept for ever in compacted form: the last state of every document can be embedded again with
-    another model. Their timestamps are the broker's, so that "everything up to then" is true whatever the clocks of
-    producers say. Dead letters wait for people: 30 days.
+    another model. Timestamps are the broker's, so that "everything up to then" is true whatever the clocks of
+    producers and workers say. Dead letters wait for people: 30 days.
     """
     size = {"max.message.bytes": settings.max_record_bytes}
     tombstones = {"delete.retention.ms": settings.tombstone_retention_hours * 3_600_000}
     compacted = {"cleanup.policy": "compact"}
     return (
-        TopicPlan(settings.changes_topic, settings.partitions, compacted, size | tombstones, BROKERS_TIME),
-        TopicPlan(settings.vectors_topic, settings.partitions, compacted, size | tombstones, {}),
+        TopicPlan(
+            settings.changes_topic, settings.partitions, compacted, size | tombstones, BROKERS_TIME | UNCOMPACTED
+        ),
+        TopicPlan(
+            settings.vectors_topic, settings.partitions, compacted, size | tombstones, BROKERS_TIME | UNCOMPACTED
+        ),
         TopicPlan(
             settings.dlq_topic,
             1,

@@ -7,6 +7,7 @@ from prometheus_client.exposition import choose_encoder
 
 from app.model.runs import RunFacts
 from app.observe.lag_gauges import LagGauges
+from app.observe.shard_gauges import ShardGauges
 from schemas.headers import STEPS
 
 _FRESHNESS_S = (0.005, 0.01, 0.02, 0.03, 0.05, 0.08, 0.12, 0.2, 0.3, 0.5, 0.8, 1.2, 2, 5, 15, 60, 300, 3600)
@@ -168,46 +169,8 @@ class IndexMetrics:
             buckets=_LATENCY_S,
             registry=self.registry,
         )
-        self.staleness = Gauge(
-            "headrace_shard_staleness_seconds",
-            "Now minus the time as of which the shard is complete",
-            ["shard"],
-            registry=self.registry,
-        )
-        self.applied_offset = Gauge(
-            "headrace_shard_applied_offset",
-            "Source offset up to which the shard reflects everything",
-            ["shard"],
-            registry=self.registry,
-        )
-        self.last_change = Gauge(
-            "headrace_shard_last_change_timestamp_seconds",
-            "When a change of a document last became visible here; a producer that is silent shows in this alone",
-            ["shard"],
-            registry=self.registry,
-        )
-        self.documents = Gauge(
-            "headrace_shard_documents", "Documents that can be found", ["shard"], registry=self.registry
-        )
-        self.chunks = Gauge("headrace_shard_chunks", "Chunks that can be found", ["shard"], registry=self.registry)
-        self.buffered = Gauge(
-            "headrace_shard_write_buffer_chunks", "Chunks not yet in the graph", ["shard"], registry=self.registry
-        )
-        self.dead_ratio = Gauge(
-            "headrace_shard_graph_dead_ratio",
-            "Share of the graph's points that are deleted",
-            ["shard"],
-            registry=self.registry,
-        )
-        self.recall = Gauge(
-            "headrace_shard_recall_at_10",
-            "Recall@10 of the newest queries against an exact scan",
-            ["shard"],
-            registry=self.registry,
-        )
-        self.memory = Gauge(
-            "headrace_shard_memory_bytes", "Estimated memory by part", ["shard", "part"], registry=self.registry
-        )
+        self.shards = ShardGauges()
+        self.registry.register(self.shards)
         self.repairs = Counter(
             "headrace_index_repairs_total",
             "Documents written to the vectors topic again because an older record was the last",
@@ -216,12 +179,6 @@ class IndexMetrics:
         self.dead_letters = Counter(
             "headrace_index_dead_letters_total",
             "Records that could not be applied and are dead letters",
-            registry=self.registry,
-        )
-        self.drift = Gauge(
-            "headrace_index_drift",
-            "Documents that the shard does not hold as its topic says, of those looked at",
-            ["shard"],
             registry=self.registry,
         )
         self.audited = Counter(

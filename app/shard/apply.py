@@ -17,7 +17,7 @@ from app.crash import crash_point
 from app.event import Event
 from app.observe.tracing import trace_id_of
 from app.order import DocumentOrder
-from app.shard.store import Held, ShardStore
+from app.shard.store import Held, ShardStore, now_ms
 from schemas.errors import FingerprintMismatch, InvalidVectorRecord
 from schemas.headers import RecordHeaders, decode_headers
 from schemas.vector_record import VectorRecord, decode_vector_record
@@ -59,8 +59,12 @@ class Applier:
         self._epoch = epoch
         self._next_label = store.last_label() + 1
 
-    def apply(self, events: Sequence[Event]) -> Change:
+    def apply(self, events: Sequence[Event], complete_at: int | None = None) -> Change:
         """Apply records in offset order, rows and progress in one transaction.
+
+        complete_at: the offset before which the topic may have been compacted: a record there says that everything
+        before it is reflected, which may be in a record that is yet to come, since a later change took its place.
+        So what records say is believed from there on; None: at once.
 
         A record older than what its document holds changes nothing, and is the last of its key in the topic now: what
         is held must be written there again. One that says the same again changes nothing either. One that says
@@ -76,6 +80,7 @@ class Applier:
                 for event in events:
                     change.outcomes[self._apply_one(event, change)] += 1
                     crash_point("index.in_transaction")
+                self._believe(complete_at)
         except BaseException as error:
             self._next_label, self._store.progress = next_label, before
             if isinstance(error, sqlite3.DatabaseError) and not isinstance(error, sqlite3.ProgrammingError):
@@ -110,10 +115,16 @@ class Applier:
             outcome = "watermark"
         else:
             outcome = self._apply_document(document_id, event.offset, headers, record, change)
-        if headers.through >= progress.through:
-            progress.through = headers.through
-            progress.as_of_ms = max(headers.as_of_ms, progress.as_of_ms or 0)
+        if headers.through >= progress.read_through:
+            progress.read_through = headers.through
+            progress.read_as_of_ms = max(_as_of_ms(headers, event), progress.read_as_of_ms or 0)
         return outcome
+
+    def _believe(self, complete_at: int | None) -> None:
+        progress = self._store.progress
+        if complete_at is None or (progress.next_offset or 0) >= complete_at:
+            progress.through = max(progress.through, progress.read_through)
+            progress.as_of_ms = max(progress.as_of_ms or 0, progress.read_as_of_ms or 0) or None
 
     def _apply_document(
         self, document_id: str, offset: int, headers: RecordHeaders, record: VectorRecord | None, change: Change
@@ -247,6 +258,12 @@ class Applier:
                     del column[at]
             else:
                 change.removed.append(label)
+
+
+def _as_of_ms(headers: RecordHeaders, event: Event) -> int:
+    """As the record says, but not later than Kafka took it, nor than now: a clock that is ahead makes nothing fresh."""
+    taken_ms = event.timestamp_ms if event.timestamp_ms > 0 else headers.as_of_ms
+    return min(headers.as_of_ms, taken_ms, now_ms())
 
 
 def document_of(event: Event, record: VectorRecord | None) -> str:

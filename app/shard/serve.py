@@ -25,7 +25,7 @@ from app.shard.held_rows import MOST_ROWS
 from app.shard.question import ShardQuery, asked_id, asked_ids, asked_page, asked_shard
 from app.shard.shard import Shard
 from app.shard.shards import Shards
-from app.shard.store import Progress, now_ms
+from app.shard.store import Progress, StoredDocument, now_ms
 from app.watchdog import Watchdog
 from schemas.errors import RequestError
 
@@ -92,27 +92,29 @@ class ShardServer:
         return json_response({"shards": dict(zip(map(str, query.shards), answers, strict=True))})
 
     async def document(self, request: web.Request) -> web.Response:
-        """A stored document by id, from whichever shard of this worker has it; `shards`: those that were asked."""
+        """A stored document by id; `shards`: those of this worker that were asked.
+
+        Where several shards have it, since its producer changed the partitioner: one that searches can return, and of
+        those the one with the latest event.
+        """
         try:
             document_id = asked_id(request.query)
         except RequestError as error:
             return error_response(error)
-        shards = self._shards.open
-        asked = list(shards)
-        for partition, shard in shards.items():
-            try:
-                found = await self._in(
+        found: list[tuple[StoredDocument, Shard]] = []
+        asked = []
+        for partition, shard in self._shards.open.items():
+            with suppress(sqlite3.ProgrammingError):  # given away meanwhile: its next owner knows
+                row = await self._in(
                     self._threads, f"reading a document of shard {partition}", partial(shard.document, document_id)
                 )
-            except sqlite3.ProgrammingError:  # given away meanwhile: its next owner knows
-                asked.remove(partition)
-                continue
-            if found is not None:
-                return json_response(
-                    {"document": document_json(found, partition), "deleted": found.deleted, "shards": asked}
-                    | _freshness(shard, None)
-                )
-        return json_response({"document": None, "shards": asked}, 404)
+                asked.append(partition)
+                found += [] if row is None else [(row, shard)]
+        if not found:
+            return json_response({"document": None, "shards": asked}, 404)
+        row, shard = max(found, key=lambda pair: (not pair[0].deleted, pair[0].event_time_ms))
+        body = {"document": document_json(row, shard.partition), "deleted": row.deleted, "shards": asked}
+        return json_response(body | _freshness(shard, None))
 
     async def row(self, request: web.Request) -> web.Response:
         """What every shard of this worker holds under an id, for receipts: see `row_json`."""

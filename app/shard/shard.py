@@ -103,7 +103,7 @@ class Shard:
 
         See Applier.apply. Raises what it raises, StorageFull among it: then nothing was applied.
         """
-        change = self._applier.apply(events)
+        change = self._applier.apply(events, self.ready_at)
         crash_point("index.committed")
         progress = replace(self._store.progress)
         with self._publishing:

@@ -84,12 +84,15 @@ class Progress:
     """How far a shard has come; stored with the rows it speaks of.
 
     next_offset: of the vectors topic, where to read on; None in a new shard. through: everything up to this source
-    offset is reflected, -1 for nothing. as_of_ms: as of when. documents: those that can be found.
+    offset is reflected, -1 for nothing. as_of_ms: as of when. read_through, read_as_of_ms: what the records that were
+    read say of both; in the middle of a compacted topic they say too much. documents: those that can be found.
     """
 
     next_offset: int | None = None
     through: int = -1
     as_of_ms: int | None = None
+    read_through: int = -1
+    read_as_of_ms: int | None = None
     fingerprint: str | None = None
     dim: int | None = None
     documents: int = 0

@@ -95,7 +95,7 @@ async def _run(settings: Settings, stop: asyncio.Event) -> None:
             "replica": settings.replica,
             "partitions": topics.partitions,
             "freshness": visibility.told(),
-            "checks": {"probes": counts_by_label(metrics.probes), "drift": counts_by_label(metrics.drift)},
+            "checks": {"probes": counts_by_label(metrics.probes), "drift": metrics.shards.drift_by_shard()},
         }
 
     server = ShardServer(

@@ -79,6 +79,7 @@ class IndexWorker:
         self._idle.set()
         self._placed = False  # whether the group has said which shards are ours, be it none
         self.shards = Shards(settings, epoch, watchdog)
+        metrics.shards.read = lambda: [shard.status() for shard in self.shards.open.values()]
         self.paused: str | None = None
         self._settling = False
         self.recent: deque[dict[str, Any]] = deque(maxlen=_RECENT)
@@ -279,25 +280,8 @@ class IndexWorker:
             await asyncio.sleep(_ANNOUNCE_S)
 
     def _measure(self) -> None:
-        now_ms = time.time_ns() // 1_000_000
         for seconds in WINDOWS_S:
             self._metrics.burn.labels(f"{seconds}s").set(self._visibility.objective.burn(seconds))
-        for partition, shard in self.shards.open.items():
-            status = shard.status()
-            label = str(partition)
-            self._metrics.documents.labels(label).set(status.documents)
-            self._metrics.chunks.labels(label).set(status.chunks)
-            self._metrics.buffered.labels(label).set(status.buffered)
-            self._metrics.dead_ratio.labels(label).set(status.graph_dead_ratio)
-            if status.recall_at_10 is not None:
-                self._metrics.recall.labels(label).set(status.recall_at_10)
-            for part, size in status.memory_bytes.items():
-                self._metrics.memory.labels(label, part).set(size)
-            self._metrics.applied_offset.labels(label).set(
-                -1 if status.applied_offset is None else status.applied_offset
-            )
-            if status.as_of_ms is not None:
-                self._metrics.staleness.labels(label).set((now_ms - status.as_of_ms) / 1000)
 
 
 def _recent(document: AppliedDocument, partition: int, visible_ns: int) -> dict[str, Any]:

@@ -57,7 +57,7 @@ def produced(events: Sequence[Event], data: st.DataObject) -> list[Record]:
 def delivered(records: Sequence[Record], offsets: Sequence[int], partition: int) -> list[Event]:
     """The records of one partition as an index worker gets them."""
     return [
-        Event(partition, offset, record.key, record.value, tuple(record.headers), NOW_MS, NOW_MS * 1_000_000)
+        Event(partition, offset, record.key, record.value, tuple(record.headers), 0, NOW_MS * 1_000_000)
         for offset, record in zip(offsets, records, strict=True)
     ]
 

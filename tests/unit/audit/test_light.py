@@ -72,7 +72,7 @@ class Watched:
 
     @property
     def drift(self) -> float:
-        return self.metrics.drift.labels("0")._value.get()
+        return self.metrics.shards.drift.get(0, 0)
 
     @property
     def audited(self) -> float:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import subprocess
+import sys
 import warnings
 from types import SimpleNamespace
 from typing import Any
@@ -221,3 +223,41 @@ def test_another_error_is_logged_and_ends_with_status_1() -> None:
 
 async def _fails(error: Exception) -> None:
     raise error
+
+
+HANGING = """
+import asyncio
+from consumers import faust_app
+faust_app.STOP_DEADLINE_S = 0.1
+
+class Hanging:
+    crash_reason = None
+    def finalize(self): pass
+    async def start(self): pass
+    async def wait_until_stopped(self): await asyncio.Event().wait()
+    async def stop(self): await asyncio.Event().wait()
+
+async def work():
+    if FAILS:
+        raise ValueError("of the work")
+    await asyncio.Event().wait()
+
+async def drain(): pass
+
+async def main(stop):
+    asyncio.get_running_loop().call_later(0.1, stop.set)
+    try:
+        await faust_app.run_app(Hanging(), work, drain, stop)
+    finally:
+        print("spans and metrics are sent", flush=True)
+
+faust_app.run_worker(main)
+"""
+
+
+@pytest.mark.parametrize(("fails", "status"), [(False, 0), (True, 1)])
+def test_a_faust_that_does_not_stop_is_left_behind_at_the_deadline_once_all_is_sent(fails: bool, status: int) -> None:
+    program = HANGING.replace("FAILS", str(fails))
+    ended = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=30, check=False)
+    assert (ended.returncode, ended.stdout) == (status, "spans and metrics are sent\n"), ended.stderr
+    assert ("of the work" in ended.stderr) == fails

@@ -309,3 +309,15 @@ async def test_a_shard_that_cannot_be_loaded_stops_the_worker(tmp_path: Path) ->
         await asyncio.wait_for(parts.worker.run(), 5)
     assert caught.group_contains(MemoryError)
     parts.worker.close()
+
+
+async def test_of_a_shard_that_went_elsewhere_no_gauge_stays(tmp_path: Path) -> None:
+    async with running(tmp_path, document(0, "a", unit(1))) as parts:
+        await until(lambda: parts.applied(0) == 1)
+        value = parts.metrics.registry.get_sample_value
+        assert value("headrace_shard_staleness_seconds", {"shard": "0"}) is not None
+        await parts.app.on_partitions_revoked.hook(parts.app, [TP(0), TP(1)])
+        await parts.assign(1)
+        for name in ("staleness_seconds", "documents", "applied_offset", "last_change_timestamp_seconds"):
+            assert value(f"headrace_shard_{name}", {"shard": "0"}) is None, name
+        assert value("headrace_shard_documents", {"shard": "1"}) is not None

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import ast
-import asyncio
 import inspect
 import warnings
 from pathlib import Path
@@ -17,7 +16,7 @@ from faust.transport.drivers import aiokafka as driver
 
 from app.kafka.lease import GroupLease
 from app.settings import Settings
-from consumers import faust_app, worker_consumer
+from consumers import worker_consumer
 from consumers.embed import worker as embed_worker
 from consumers.faust_app import make_app
 from consumers.index.consumer import ShardConsumer
@@ -179,22 +178,3 @@ async def test_only_an_answered_heartbeat_renews_the_lease_and_joining_sends_one
     assert await coordinator._do_heartbeat()
     assert app.consumer.lease.holds
     thread.thread_loop.close()
-
-
-async def test_a_faust_that_does_not_stop_is_left_behind_at_the_deadline(monkeypatch: pytest.MonkeyPatch) -> None:
-    class Hanging:
-        async def stop(self) -> None:
-            await asyncio.Event().wait()
-
-    class Left(Exception):
-        """In the place of the end of the process."""
-
-    def leave(status: int) -> None:
-        raise Left(status)
-
-    monkeypatch.setattr(faust_app, "STOP_DEADLINE_S", 0.01)
-    monkeypatch.setattr(faust_app.os, "_exit", leave)
-    hanging: Any = Hanging()
-    for asked, status in ((True, 0), (False, 1)):
-        with pytest.raises(Left, match=str(status)):
-            await asyncio.wait_for(faust_app._stop(hanging, set(), asked=asked), 5)

@@ -30,7 +30,7 @@ def labels(point: Any) -> dict[str, str]:
 def test_a_collector_gets_counters_gauges_and_histograms_with_units_and_who_sends_them(collector: Collector) -> None:
     metrics = IndexMetrics()
     metrics.records.labels("upsert").inc(3)
-    metrics.staleness.labels("1").set(2.5)
+    metrics.burn.labels("60s").set(2.5)
     for seconds in (0.001, 0.003, 0.003, 99):
         metrics.latency.observe(seconds)
     push = MetricsPush(settings(collector.url), "index", metrics.registry)
@@ -39,16 +39,15 @@ def test_a_collector_gets_counters_gauges_and_histograms_with_units_and_who_send
 
     assert collector.resources[-1] == {"service.name": "headrace-index", "headrace.collection": "c"}
     found: dict[str, Metric] = collector.metrics
-    records, staleness, latency = (
-        found[name]
-        for name in ("headrace_index_records", "headrace_shard_staleness_seconds", "headrace_latency_seconds")
+    records, burn, latency = (
+        found[name] for name in ("headrace_index_records", "headrace_objective_burn_ratio", "headrace_latency_seconds")
     )
     (point,) = records.sum.data_points
     assert (records.sum.is_monotonic, records.sum.aggregation_temporality) == (True, CUMULATIVE)
     assert (point.as_double, labels(point), records.unit) == (3, {"outcome": "upsert"}, "{records}")
     assert 0 < point.start_time_unix_nano < point.time_unix_nano
-    (level,) = staleness.gauge.data_points
-    assert (level.as_double, labels(level), staleness.unit) == (2.5, {"shard": "1"}, "s")
+    (level,) = burn.gauge.data_points
+    assert (level.as_double, labels(level), burn.unit) == (2.5, {"window": "60s"}, "1")
     (histogram,) = latency.histogram.data_points
     assert (histogram.count, latency.histogram.aggregation_temporality) == (4, CUMULATIVE)
     assert histogram.sum == pytest.approx(99.007)

@@ -93,7 +93,7 @@ def watermark(offset: int, through: int, **changed: Any) -> Event:
 
 
 def record_event(offset: int, key: bytes | None, value: bytes | None, told: RecordHeaders) -> Event:
-    return Event(0, offset, key, value, tuple(told.encode()), NOW_MS, NOW_MS * 1_000_000)
+    return Event(0, offset, key, value, tuple(told.encode()), told.as_of_ms, NOW_MS * 1_000_000)
 
 
 def found(shard: Shard, query: NDArray[np.float32], k: int = 10) -> list[str]:

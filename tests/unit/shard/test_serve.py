@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import base64
 import threading
+import time
 from collections import deque
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -257,3 +258,57 @@ async def test_a_search_that_does_not_end_is_told(tmp_path: Path, monkeypatch: p
         go_on.set()
         assert (await searching)["1"]["hits"] == []
         assert watchdog.trouble is None
+
+
+async def test_a_shard_that_reads_a_compacted_log_has_not_applied_what_compaction_took_until_it_is_ready(
+    tmp_path: Path,
+) -> None:
+    """Changes 4 and 9 are of one document, 5 of another: compaction took the record of 4."""
+    log = [document(11, "other", unit(0, 1), source_offset=5), document(20, "mine", unit(1), source_offset=9)]
+    async with served(tmp_path) as it:
+        shard = it.shards.open[1]
+        shard.ready_at = 21
+        shard.apply(log[:1])
+        answer = (await it.search(1, min_offsets={"1": 4}, timeout_ms=100))["1"]
+        assert answer["status"] == 504
+        assert (answer["applied_offset"], answer["as_of_ms"]) == (None, None)
+        it.shards.release({1})
+        it.shards.acquire({1})  # what was claimed is kept with the rows
+        shard = it.shards.open[1]
+        shard.ready_at = 21
+        assert shard.progress().through == -1
+        shard.apply(log[1:])
+        answer = (await it.search(1, min_offsets={"1": 4}))["1"]
+        assert "mine" in [hit["id"] for hit in answer["hits"]]
+        assert answer["applied_offset"] == 9
+
+
+async def test_a_shard_that_catches_up_claims_what_it_had_until_it_is_there(tmp_path: Path) -> None:
+    async with served(tmp_path) as it:
+        shard = it.shards.open[1]
+        shard.apply([document(1, "a", unit(1), source_offset=1)])
+        shard.ready_at = 4
+        shard.apply([document(2, "b", unit(0, 1), source_offset=7)])
+        assert shard.progress().through == 1
+        shard.apply([watermark(3, 8)])
+        assert shard.progress().through == 8
+
+
+async def test_a_document_that_another_shard_of_the_worker_has_is_told_before_a_deleted_one(tmp_path: Path) -> None:
+    async with served(tmp_path) as it:
+        it.shards.open[0].apply([delete(2, "a")])
+        it.shards.open[1].apply([document(0, "a", unit(1))])  # the producer changed its partitioner
+        assert [hit["id"] for hit in (await it.search(1))["1"]["hits"]] == ["a"]
+        status, told = await it.document("a")
+        assert (status, told["deleted"]) == (200, False)
+
+
+async def test_a_clock_of_an_embed_worker_that_is_ahead_makes_nothing_fresh(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now_ms = time.time_ns() // 1_000_000
+    async with served(tmp_path) as it:
+        it.shards.open[0].apply([watermark(2, 5, as_of_ms=now_ms + 3_600_000)])
+        monkeypatch.setattr(module, "now_ms", lambda: now_ms + 1_800_000)  # it is dead since half an hour
+        answer = (await it.search(0, max_staleness_ms=1000, timeout_ms=100))["0"]
+        assert answer["status"] == 504
