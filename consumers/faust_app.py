@@ -23,6 +23,7 @@ from faust.transport.drivers import aiokafka as driver
 
 from app.event import Event
 from app.kafka.config import ssl_context
+from app.kafka.topics import CollectionTopics
 from app.kafka.watch import KafkaWatch
 from app.redis_link import RedisLink
 from app.settings import Settings
@@ -47,13 +48,17 @@ class _QuietMonitor(Monitor):  # type: ignore[misc]
     on_topic_buffer_full = on_commit_initiated = on_commit_completed = _nothing
 
 
-def make_app(settings: Settings, group: str, consumer_type: type[WorkerConsumer], **options: Any) -> faust.App:
+def make_app(
+    settings: Settings, group: str, topics: CollectionTopics, consumer_type: type[WorkerConsumer], **options: Any
+) -> faust.App:
     """An app for one worker process. Call inside the event loop that will run it."""
 
     class Transport(driver.Transport):  # type: ignore[misc]
         Consumer = consumer_type
 
     class App(faust.App):  # type: ignore[misc]
+        collection = topics  # what its consumer asks for
+
         def _new_transport(self) -> Transport:
             return Transport(self.conf.broker_consumer, self)
 

@@ -18,10 +18,15 @@ def joining(
 ) -> AbstractContextManager[None]:
     """Inside, the watchdog looks at whether the group has placed this worker.
 
-    placed: whether it ever has. Opening and closing shards belongs to it. A Kafka that is away is no fault of ours.
+    placed: whether it ever has. Opening and closing shards belongs to it. A Kafka that is away is no fault of ours. A
+    group that has not answered a heartbeat for a session has forgotten the worker: aiokafka may wait for ever then.
     """
+
+    def in_the_group() -> bool:
+        return placed() and not app.rebalancing and app.consumer.lease.holds
+
     return watchdog.watch(
         "joining the consumer group",
         least_s=_LEAST_S,
-        excuse=lambda: kafka.trouble or (placed() and not app.rebalancing),
+        excuse=lambda: kafka.trouble or in_the_group(),
     )

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import logging
 import types
 from collections.abc import Coroutine, Generator, Mapping
 from functools import partial
 from typing import Any
 
+from aiokafka.structs import OffsetAndMetadata, TopicPartition
 from faust.transport.drivers import aiokafka as driver
 from mode.services import WaitResults
 
@@ -49,6 +49,18 @@ class _ConsumerThread(driver.AIOKafkaConsumerThread):  # type: ignore[misc]
             return joined
 
         coordinator._do_heartbeat, coordinator._do_rejoin_group = renewing, rejoining
+        commit, mark = coordinator.commit_offsets, self.app.collection.mark
+
+        async def marking(assignment: Any, offsets: Mapping[Any, Any]) -> None:
+            await commit(assignment, {tp: OffsetAndMetadata(at.offset, mark) for tp, at in offsets.items()})
+
+        coordinator.commit_offsets = marking
+
+    async def committed_places(self, tps: set[Any]) -> dict[Any, OffsetAndMetadata]:
+        """What the group has committed, and under which mark; a partition without an offset is left out."""
+        asked = [TopicPartition(*tp) for tp in tps]
+        found = await self.call_thread(self._consumer._coordinator.fetch_committed_offsets, asked)
+        return {tp: at for tp, at in found.items() if at.offset >= 0}
 
     def _create_worker_consumer(self, transport: Any) -> Any:
         consumer = super()._create_worker_consumer(transport)
@@ -92,6 +104,14 @@ class WorkerConsumer(driver.Consumer):  # type: ignore[misc]
             return WaitResults([callback], [done.value], False)
         return await super().wait_first(_rest(callback, waits_for), *coros[1:], timeout=timeout)
 
+    async def commit_within(self, seconds: float) -> bool:
+        """Commit; whether that was done in time. It is never cut off: Faust would begin another one, without limit."""
+        committing = asyncio.ensure_future(self.commit())
+        done, _ = await asyncio.wait({committing}, timeout=seconds)
+        for task in done:
+            task.result()
+        return bool(done)
+
     async def commit(self, *args: Any, **kwargs: Any) -> bool:
         """As Faust does it."""
         committed = bool(await super().commit(*args, **kwargs))
@@ -114,9 +134,15 @@ class WorkerConsumer(driver.Consumer):  # type: ignore[misc]
 
     async def on_partitions_revoked(self, revoked: Any) -> None:
         """Commit first: Faust forgets what was acknowledged before it tells anybody, and all of it would come again."""
-        with contextlib.suppress(TimeoutError):
-            await asyncio.wait_for(self.commit(), _COMMIT_S)
+        await self.commit_within(_COMMIT_S)
         await super().on_partitions_revoked(revoked)
+
+    async def on_partitions_assigned(self, assigned: Any, generation_id: int = 0) -> None:
+        """Read nothing before the seek: Faust stops reading only where something is taken away before."""
+        self.stop_flow()
+        self.app.flow_control.suspend()
+        self.app.flow_control.clear()
+        await super().on_partitions_assigned(assigned, generation_id)
 
     def on_buffer_full(self, tp: Any) -> None:
         """Nothing: a full buffer holds up the delivery of the next event anyhow.
@@ -126,10 +152,20 @@ class WorkerConsumer(driver.Consumer):  # type: ignore[misc]
         """
 
     async def _getmany(self, active_partitions: Any, timeout: float) -> Any:
-        """Fetch from where a seek has put us: one that failed is done again, of which Faust would only warn."""
+        """Fetch from where a seek has put us: one that failed is done again, of which Faust would only warn.
+
+        Records from before that place mean that the log has been cut off below it, and is read from its beginning:
+        Faust would drop all up to there, those that are new among them.
+        """
         if not self._sought:
             await self.perform_seek()
-        return await super()._getmany(active_partitions, timeout)
+        found = await super()._getmany(active_partitions, timeout)
+        if any(
+            records and records[0].offset < (self._read_offset.get(tp) or 0) for tp, records in (found or {}).items()
+        ):
+            self._sought = False
+            return {}
+        return found
 
     async def perform_seek(self) -> None:
         """Seek every assigned partition to where it goes on, be it its very first record.
@@ -159,10 +195,17 @@ class WorkerConsumer(driver.Consumer):  # type: ignore[misc]
         Events that Kafka has deleted unread are lost, and where the log is shorter than what was read, Faust would
         drop all up to there: it would say neither.
         """
-        committed = await self.seek_to_committed()
+        committed = await self._thread.committed_places(assigned)
         target = {}
         for tp in assigned:
-            place = max(0, committed.get(tp) or 0)
+            place, mark = committed.get(tp, (0, ""))
+            if mark and not self.app.collection.began(mark):
+                log.warning(
+                    "%s %d: offset %d was committed in another life of the topic, which was made again since: reading "
+                    "from the beginning",
+                    *(tp.topic, tp.partition, place),
+                )
+                place = first[tp]
             if place < first[tp]:
                 log.error(
                     "%s %d: events %d to %d were deleted by Kafka before they were read: what they said of their "

@@ -25,6 +25,7 @@ HeadraceError
 │   ├── ModelDisagrees         what was asked for gives other vectors than the reference
 │   ├── Stalled                something waits for ever: be started again
 │   ├── EpochChanged           the topics were made again: start again with the new ones
+│   ├── PartitionsChanged      the topics were given more partitions: make another collection
 │   ├── ShardCorrupt           a shard file is not what it says it is
 │   └── FingerprintMismatch    vectors of another model arrive at a shard
 └── RequestError               the client's request is wrong or cannot be served: an HTTP status
@@ -134,6 +135,18 @@ class ServiceMissing(Fatal):
 
 class TopicsWrong(Fatal):
     """Topics are missing or wrong; the message holds the command that puts it right."""
+
+
+class PartitionsChanged(Fatal):
+    """The topics have another number of partitions than the collection began with: make another collection."""
+
+    def __init__(self, began_with: object, now: int) -> None:
+        super().__init__(
+            f"the topics have {now} partitions, and had {began_with} when the collection began: the same id goes to "
+            "another partition now, and its document would be found twice, once as it was. Partitions cannot be taken "
+            "away again: make another collection (HEADRACE_COLLECTION, headrace topics create --partitions) and "
+            "publish everything into it"
+        )
 
 
 class ModelMissing(Fatal):

@@ -52,11 +52,13 @@ class Compared:
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """What became of the changes of a batch. good: to be produced, in order. failed: can never succeed."""
+    """What became of the changes of a batch. good: to be produced, in order. failed: can never succeed. works: those
+    that counted in the end, failed ones left out."""
 
     good: list[tuple[Work, Embedded]]
     failed: list[tuple[Work, Rejected]]
     remembered: list[Remembered]
+    works: list[Work]
 
 
 class EmbedPipeline:
@@ -123,10 +125,10 @@ class EmbedPipeline:
         works, dead = coalesce(events, self._max_text_bytes)
         stamp(works, "begun")
         trace.begun(works)
-        self._count("superseded", len(events) - len(dead) - len(works))
-        outcome = self._embed(works, spans, trace)
+        outcome = self._embed(events, works, spans, trace)
         crash_point("embed.embedded")
         dead += [DeadEvent(work.event, "embed", error) for work, error in outcome.failed]
+        self._count("superseded", len(events) - len(dead) - len(outcome.works))
         ordered = self._ordered(events, outcome.good)
         ours = {partition for partition in ordered if owns(partition)}
         crash_point("embed.checked")
@@ -137,11 +139,13 @@ class EmbedPipeline:
         crash_point("embed.remembered")
         return ours
 
-    def _embed(self, works: list[Work], spans: Mapping[int, Span], trace: BatchTrace) -> Outcome:
+    def _embed(
+        self, events: Sequence[Event], works: list[Work], spans: Mapping[int, Span], trace: BatchTrace
+    ) -> Outcome:
         """Compare and embed.
 
-        What fails may be what a later change of its document was compared with (one with and one without a version):
-        then once more without it. The caches make that cheap.
+        What fails is a dead letter, and its document stays as the other events leave it: what it superseded counts
+        again, and what was compared with it is compared once more without it. The caches make that cheap.
         """
         failed: list[tuple[Work, Rejected]] = []
         while True:
@@ -153,13 +157,31 @@ class EmbedPipeline:
             failed += broken
             gone = {id(work) for work, _ in broken}
             touched = {work.document for work, _ in broken}
-            works = [work for work in works if id(work) not in gone]
-            if not any(work.document in touched for work in works):
+            again = self._without(events, failed, touched, trace) if broken else []
+            works = [work for work in works if work.document not in touched] + again
+            if not again:
                 break
+            works.sort(key=lambda work: (work.event.partition, work.first_offset))
         compared.verdicts[Verdict.EMBED.value] += len(failed) - len(broken)
         for name, count in compared.verdicts.items():
             self._count(name, count)
-        return Outcome(good, failed, [pair for pair in compared.remembered if id(pair[0]) not in gone])
+        remembered = [pair for pair in compared.remembered if id(pair[0]) not in gone]
+        return Outcome(good, failed, remembered, works)
+
+    def _without(
+        self,
+        events: Sequence[Event],
+        failed: list[tuple[Work, Rejected]],
+        documents: set[tuple[int, str]],
+        trace: BatchTrace,
+    ) -> list[Work]:
+        """The changes of these documents that count where what failed is left out."""
+        lost = {(work.event.partition, work.event.offset) for work, _ in failed}
+        rest = [event for event in events if (event.partition, event.offset) not in lost]
+        works = [work for work in coalesce(rest, self._max_text_bytes)[0] if work.document in documents]
+        stamp(works, "begun")
+        trace.begun(works)
+        return works
 
     def _compare(self, works: list[Work], spans: Mapping[int, Span]) -> Compared:
         """Leave out what was redelivered, is stale, or changes nothing."""

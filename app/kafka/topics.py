@@ -10,7 +10,7 @@ from confluent_kafka.admin import AdminClient, ConfigResource, NewTopic
 
 from app.kafka.config import librdkafka_config
 from app.settings import Settings
-from schemas.errors import BrokerUnavailable, TopicsWrong
+from schemas.errors import BrokerUnavailable, PartitionsChanged, TopicsWrong
 
 TIMEOUT_S = 10.0
 BROKERS_TIME = {"message.timestamp.type": "LogAppendTime"}
@@ -48,6 +48,18 @@ class CollectionTopics:
 
     partitions: int
     epoch: str
+
+    @property
+    def mark(self) -> str:
+        """Both, as committed offsets carry them: Kafka itself would take an offset for one of any life of a topic."""
+        return f"{self.epoch}/{self.partitions}"
+
+    def began(self, mark: str) -> bool:
+        """Whether the mark is of this very life. Raises PartitionsChanged if it had another number of partitions."""
+        epoch, _, partitions = mark.rpartition("/")
+        if epoch == self.epoch and partitions != str(self.partitions):
+            raise PartitionsChanged(partitions, self.partitions)
+        return epoch == self.epoch
 
 
 def topic_plans(settings: Settings) -> tuple[TopicPlan, TopicPlan, TopicPlan]:

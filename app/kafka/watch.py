@@ -38,7 +38,7 @@ class KafkaWatch:
         self.trouble: str | None = None
 
     async def run(self) -> None:
-        """Ask for ever. Raises EpochChanged once the topics are others than at the start."""
+        """Ask for ever. Raises EpochChanged once the topics are others than at the start, or PartitionsChanged."""
         asked = 0
         while True:
             await asyncio.sleep(INTERVAL_S)
@@ -63,7 +63,7 @@ class KafkaWatch:
         except TopicsWrong as error:
             self._tell(str(error))
         else:
-            if found != self._topics:
+            if not found.began(self._topics.mark):
                 raise EpochChanged(
                     f"the topics of {self._settings.collection} were deleted and made again: "
                     "ending, the next start works with the new ones"

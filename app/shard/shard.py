@@ -60,6 +60,7 @@ class Shard:
         self._publishing = threading.Lock()
         self._unpublished: list[tuple[Change, Progress]] | None = []  # None: loaded
         self.ready_at: int | None = None
+        self.live_from: int | None = None
         # what the published generation holds; the store's own progress runs ahead of it while a transaction is applied
         self._visible = Progress()
 
@@ -82,6 +83,12 @@ class Shard:
     def ready(self) -> bool:
         """Whether what was in the topic when the shard was opened has been applied."""
         return self.loaded and self.ready_at is not None and (self._visible.next_offset or 0) >= self.ready_at
+
+    @property
+    def live(self) -> bool:
+        """Whether what comes now is seen for the first time: what was in the topic when the shard was opened here has
+        been applied. A rebalance that leaves the shard here changes nothing about that."""
+        return self.loaded and self.live_from is not None and (self._visible.next_offset or 0) >= self.live_from
 
     def load(self) -> None:
         """Read rows, graph and words into memory: about 2 s per 100,000 chunks; without a snapshot the graph is built

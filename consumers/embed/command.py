@@ -84,7 +84,7 @@ async def _run(settings: Settings, stop: asyncio.Event) -> None:
         max_record_bytes=settings.max_record_bytes - HEADER_ROOM_BYTES,
     )
     # round robin: the partitions of this group carry no state, so it does not matter who has them
-    app = make_app(settings, settings.embed_group, WorkerConsumer, table_standby_replicas=0)
+    app = make_app(settings, settings.embed_group, topics, WorkerConsumer, table_standby_replicas=0)
     watchdog = Watchdog(settings.stall_timeout_s)
     kafka = KafkaWatch(producer, settings, topics, watchdog)
     worker = EmbedWorker(settings, app, pipeline, records, producer, kafka, metrics, watchdog)

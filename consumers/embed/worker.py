@@ -27,7 +27,7 @@ from consumers.faust_app import as_event, is_current, raw_topic
 from consumers.joining import joining
 from consumers.stalls import StallWatch
 from consumers.worker_consumer import WorkerConsumer
-from schemas.errors import LeaseExpired, Rejected, Retriable
+from schemas.errors import BrokerUnavailable, LeaseExpired, RecordUnreadable, Rejected, Retriable
 
 log = logging.getLogger("headrace.embed")
 
@@ -146,10 +146,13 @@ class EmbedWorker:
     async def _settle(self, within_s: float) -> None:
         try:
             await asyncio.wait_for(self._idle.wait(), within_s)
-            if self._app._consumer is not None and self._kafka.trouble is None:  # without Kafka a commit only waits
-                await asyncio.wait_for(self._app.consumer.commit(), COMMIT_S)
         except TimeoutError:
-            log.warning("the batch in flight was not committed within %.0f s: it will be done again", within_s)
+            committed = False
+        else:
+            can_commit = self._app._consumer is not None and self._kafka.trouble is None  # without Kafka it only waits
+            committed = not can_commit or await self._app.consumer.commit_within(COMMIT_S)
+        if not committed:
+            log.warning("the batch in flight was not committed in time: it will be done again")
 
     async def _batches(self) -> None:
         while True:
@@ -232,17 +235,21 @@ class EmbedWorker:
         quiet = {
             tp
             for tp in consumer.assignment()
-            if tp.partition in self._owned - self._batch - self._marking and not self._inbox.waiting(tp.partition)
+            if tp.partition in self._owned - self._batch - self._marking
+            and not self._inbox.waiting(tp.partition)
+            and tp not in consumer.unreadable.partitions
         }
         if not quiet or not consumer.lease.holds:
             return {}
         as_of_ms = time.time_ns() // 1_000_000  # before asking: what is written after this is not covered
         first, end = await asyncio.gather(consumer.earliest_offsets(*quiet), consumer.highwaters(*quiet))
         await self._pass_over_markers({tp.partition: end[tp] for tp in quiet if first[tp] < end[tp]})
+        reached = {tp: self._next_offset(tp.partition) for tp in quiet}
         return {
             tp.partition: self._records.watermark(tp.partition, Reach(end[tp] - 1, as_of_ms))
             for tp in quiet
-            if tp.partition in self._owned and (first[tp] == end[tp] or self._next_offset(tp.partition) >= end[tp])
+            # a log that ends before what was read has been cut off: what comes there is new
+            if tp.partition in self._owned and (first[tp] == end[tp] or reached[tp] == end[tp])
         }
 
     async def _confirmed(self, partition: int, delivered: Future[list[Position]]) -> None:
@@ -251,7 +258,8 @@ class EmbedWorker:
             with self._watchdog.watch(f"a watermark of partition {partition}", excuse=lambda: self._kafka.trouble):
                 await asyncio.wrap_future(delivered)
         except (Retriable, Rejected) as error:
-            self._unmarked[partition] = f"watermarks of partition {partition} cannot be written: {error}"
+            if partition in self._owned:
+                self._unmarked[partition] = f"watermarks of partition {partition} cannot be written: {error}"
         else:
             self._unmarked.pop(partition, None)
         finally:
@@ -274,11 +282,14 @@ class EmbedWorker:
 
     def _empty(self, gaps: Mapping[int, tuple[int, int]]) -> set[int]:
         with TopicReader(self._settings, f"{self._settings.collection}-embed-gaps", silence_s=_GAP_SILENCE_S) as reader:
-            found = set()
-            for partition, gap in gaps.items():
-                if next(reader.read(self._settings.changes_topic, {partition: gap}), None) is None:
-                    found.add(partition)
-            return found
+            return {partition for partition, gap in gaps.items() if self._is_empty(reader, partition, gap)}
+
+    def _is_empty(self, reader: TopicReader, partition: int, gap: tuple[int, int]) -> bool:
+        try:
+            return next(reader.read(self._settings.changes_topic, {partition: gap}), None) is None
+        except (BrokerUnavailable, RecordUnreadable) as error:
+            log.debug("partition %d is not known to hold nothing from %d to %d: %s", partition, *gap, error)
+            return False
 
     def _next_offset(self, partition: int) -> int:
         """The offset before which every event of the partition has been dealt with."""

@@ -71,7 +71,7 @@ async def _run(settings: Settings, stop: asyncio.Event) -> None:
     push = MetricsPush(settings, "index", metrics.registry)
     url = settings.index_url or f"http://{settings.index_host}:{bound.getsockname()[1]}"
     # Faust's own assignor is sticky: shards stay where their files are
-    app = make_app(settings, settings.index_group, ShardConsumer, canonical_url=url)
+    app = make_app(settings, settings.index_group, topics, ShardConsumer, canonical_url=url)
     objective = Objective(settings.freshness_objective_ms, settings.freshness_objective_ratio)
     visibility = Visibility(
         FreshnessTraces(tracing, settings),

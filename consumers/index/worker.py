@@ -137,6 +137,7 @@ class IndexWorker:
         shard = self.shards.open.get(partition)
         if shard is not None:
             shard.ready_at = end_offset
+            shard.live_from = end_offset if shard.live_from is None else shard.live_from
 
     def rebuild(self, partition: int, wanted: int, first: int, end: int) -> None:
         """The topic does not hold the offset at which the shard would go on: start the shard anew."""
@@ -230,7 +231,7 @@ class IndexWorker:
         shard = self.shards.open.get(partition)
         if shard is None:
             return  # taken away in the meantime: its next owner reads them
-        live = shard.ready  # what a shard reads to catch up was fresh long ago: it says nothing about freshness now
+        live = shard.live  # what a shard reads to catch up was fresh long ago: it says nothing about freshness now
         started_ns = time.time_ns()
         with self._metrics.apply_seconds.time():
             change = shard.apply(events)

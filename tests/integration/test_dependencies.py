@@ -289,3 +289,26 @@ def test_a_rolling_restart_of_everything_under_load_loses_no_query_and_no_docume
     hits = stack.hits(load, positions, k=1000, mode="keyword")
     assert {id for id in hits if id.startswith(load)} == {f"{load}-{number}" for number in range(len(sent))}
     eventually(lambda: stack.status()["documents"] == len(sent) + len(wanted), within_s=20)
+
+
+def test_what_is_published_right_after_the_topics_were_made_again_is_not_lost(
+    make_stack: MakeStack, shared_kafka: LocalKafka, shared_redis: LocalRedis
+) -> None:
+    """Workers of the life before take it for their own for some seconds, and commit its offsets."""
+    stack = make_stack(shared_kafka.address, shared_redis.url, runtime="hashing", partitions=1)
+    stack.start()
+    Documents(stack).first()
+    admin = AdminClient({"bootstrap.servers": stack.settings.brokers, "log_level": 0})
+    for future in admin.delete_topics([stack.settings.changes_topic, stack.settings.vectors_topic]).values():
+        future.result(10)
+    eventually(lambda: stack.settings.changes_topic not in admin.list_topics(timeout=5).topics)
+    stack.create_topics()
+    again = Documents(stack)
+    while stack.role("embed").running and len(again.texts) < 400:
+        again.upsert(f"d{len(again.texts)}", "of the new life")
+        assert again.positions[-1]  # confirmed
+        time.sleep(0.1)
+    assert not stack.role("embed").running
+    stack.kill("index")
+    stack.start("embed", "index")
+    again.assert_found()

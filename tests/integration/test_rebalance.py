@@ -11,6 +11,7 @@ import pytest
 from mode import CrashingSupervisor
 
 from app.event import Event
+from app.kafka.start import check_kafka
 from app.local.kafka import LocalKafka
 from app.local.redis import LocalRedis
 from consumers.faust_app import as_event, is_current, make_app, raw_topic
@@ -47,7 +48,7 @@ class Member:
                 return found
 
         settings = stack.settings
-        self.app = make_app(settings, settings.embed_group, Consumer, table_standby_replicas=0)
+        self.app = make_app(settings, settings.embed_group, check_kafka(settings), Consumer, table_standby_replicas=0)
 
         async def take_in(stream: object) -> None:
             async for event in stream.noack().events():  # type: ignore[attr-defined]

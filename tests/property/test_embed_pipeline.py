@@ -11,7 +11,16 @@ from app.event import Event
 from schemas.document_change import decode_change
 from schemas.errors import BrokerUnavailable
 from tests.property.test_order import histories
-from tests.unit.embed.parts import GappyApplied, IndexModel, Parts, one_by_one, place_among, vectors
+from tests.unit.embed.parts import (
+    GappyApplied,
+    IndexModel,
+    MoodyEmbedder,
+    Parts,
+    at_position,
+    one_by_one,
+    place_among,
+    vectors,
+)
 
 TROUBLES = [None, None, "delivery", "before", "after", "forget", "away", "older copy"]
 
@@ -50,7 +59,8 @@ def test_the_log_folds_to_what_the_events_say_whatever_happens_on_the_way(
     events: list[Event], data: st.DataObject
 ) -> None:
     applied = GappyApplied()
-    parts = Parts(applied=applied)
+    poison = data.draw(st.sampled_from([None, "text 2"]), label="the model fails on")
+    parts = Parts(MoodyEmbedder(poison, at_position), applied)
     troubles = _Troubles(parts, applied, data)
     position, rounds = 0, 0
     while position < len(events):
@@ -66,11 +76,11 @@ def test_the_log_folds_to_what_the_events_say_whatever_happens_on_the_way(
         position += size
         if rounds < 6 and data.draw(st.booleans(), label="not committed"):
             position -= data.draw(st.integers(0, size))
-    _check(events, parts)
+    _check(events, parts, poison)
 
 
-def _check(events: list[Event], parts: Parts) -> None:
-    valid = [item for item in events if item.value != b"{"]
+def _check(events: list[Event], parts: Parts, poison: str | None) -> None:
+    valid = [item for item in events if item.value != b"{" and (poison or "{{").encode() not in (item.value or b"")]
     index, reached = IndexModel(), dict.fromkeys({item.partition for item in events}, -1)
     for told in vectors(parts.producer.log):
         index.apply_record(told)

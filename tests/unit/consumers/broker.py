@@ -9,12 +9,13 @@ from contextlib import asynccontextmanager
 from typing import Any
 
 import faust
-from aiokafka.structs import ConsumerRecord
+from aiokafka.structs import ConsumerRecord, OffsetAndMetadata
 from faust.transport.drivers import aiokafka as driver
 from faust.types import TP
 from mode import Service
 
 from app.event import Event
+from app.kafka.topics import CollectionTopics
 from app.settings import Settings
 from consumers.faust_app import make_app
 from consumers.worker_consumer import WorkerConsumer
@@ -35,6 +36,7 @@ class Broker(Service):  # type: ignore[misc]
         self.first = dict.fromkeys(self.records, 0)
         self.end = dict.fromkeys(self.records, 0)
         self.committed: dict[TP, int] = {}
+        self.marks: dict[TP, str] = {}
         self.sought: list[dict[int, int]] = []
         self.gate = asyncio.Event()
         self.gate.set()
@@ -91,14 +93,13 @@ class Broker(Service):  # type: ignore[misc]
         self.sought.append({tp.partition: offset for tp, offset in target.items()})
         self._place.update(target)
 
-    async def seek_to_committed(self) -> dict[TP, int]:
+    async def committed_places(self, tps: set[TP]) -> dict[TP, OffsetAndMetadata]:
         await self.gate.wait()
-        found = {tp: self.committed[tp] for tp in self._assigned if tp in self.committed}
-        self._place.update(found)
-        return found
+        return {tp: OffsetAndMetadata(self.committed[tp], self.marks.get(tp, "")) for tp in tps & self.committed.keys()}
 
     async def commit(self, offsets: Mapping[TP, int]) -> bool:
         self.committed.update(offsets)
+        self.marks |= dict.fromkeys(offsets, self.app.collection.mark)
         return True
 
     async def getmany(self, active_partitions: set[TP], timeout: float) -> dict[TP, list[ConsumerRecord[Any, Any]]]:
@@ -130,14 +131,20 @@ class _NoProducer(driver.Producer):  # type: ignore[misc]
         """Connect to nothing: Faust's own producer is not used."""
 
 
-def app_on(broker: Broker, settings: Settings, consumer_type: type[WorkerConsumer], **options: Any) -> faust.App:
+def app_on(
+    broker: Broker,
+    settings: Settings,
+    consumer_type: type[WorkerConsumer],
+    topics: CollectionTopics | None = None,
+    **options: Any,
+) -> faust.App:
     """The app that a worker has, on this broker."""
 
     class OnBroker(consumer_type):  # type: ignore[misc, valid-type]
         def _new_consumer_thread(self) -> Any:
             return broker
 
-    app = make_app(settings, "group", OnBroker, **options)
+    app = make_app(settings, "group", topics or CollectionTopics(len(broker.tps), "epoch"), OnBroker, **options)
     broker.app = app
     return app
 

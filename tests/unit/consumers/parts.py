@@ -37,8 +37,9 @@ class FakeConsumer:
     def assignment(self) -> set[TP]:
         return {TP(partition) for partition in self.partitions}
 
-    async def commit(self) -> None:
+    async def commit_within(self, seconds: float) -> bool:
         self.commits += 1
+        return True
 
     async def earliest_offsets(self, *tps: TP) -> dict[TP, int]:
         return dict.fromkeys(tps, 0)

@@ -19,7 +19,7 @@ from app.settings import Settings
 from app.watchdog import Watchdog
 from consumers.embed import worker as module
 from consumers.embed.worker import EmbedWorker
-from schemas.errors import BrokerUnavailable
+from schemas.errors import BrokerUnavailable, RecordUnreadable
 from schemas.headers import decode_headers
 from tests.unit.consumers.parts import TP, FakeFaust, Stream, until
 from tests.unit.embed.parts import LogProducer, event
@@ -336,3 +336,68 @@ async def test_without_the_lease_no_watermark_is_written() -> None:
         parts.producer.take()
         await asyncio.sleep(0.15)
         assert parts.producer.take() == []
+
+
+async def test_a_partition_that_kafka_cannot_give_holds_up_no_watermark_of_others(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    class Reader:
+        def __init__(self, *_: Any, **__: Any) -> None:
+            return
+
+        def __enter__(self) -> Any:
+            return self
+
+        def __exit__(self, *_: Any) -> None:
+            return
+
+        def read(self, topic: str, _: Mapping[int, Any]) -> Any:
+            raise RecordUnreadable(topic, 1, "its checksum is wrong")
+
+    monkeypatch.setattr(module, "TopicReader", Reader)
+    for told in (True, False):  # before it has been fetched, Kafka alone knows
+        async with running([], watermark_interval_ms=50) as parts:
+            parts.app.consumer.end = {0: 0, 1: 4}
+            parts.app.consumer.unreadable._places = {TP(1): (0, "damaged")} if told else {}
+            for _ in range(4):
+                await until(lambda parts=parts: parts.producer.log)
+                assert {record.partition for record in parts.producer.take()} == {0}
+
+
+async def test_a_watermark_that_fails_after_its_partition_went_elsewhere_is_nobodys_trouble() -> None:
+    parts = Parts([], watermark_interval_ms=50)
+    parts.producer.deaf = {1}
+    waiting: list[Any] = []
+    deliver = parts.producer.deliver
+
+    def remembered(records: Any) -> Any:
+        future = deliver(records)
+        waiting.extend([future] if records[0].partition == 1 else [])
+        return future
+
+    parts.producer.deliver = remembered  # type: ignore[method-assign]
+    async with running(parts):
+        await until(lambda: waiting)
+        await parts.app.on_partitions_revoked.hook(parts.app, [TP(0), TP(1)])
+        parts.app.consumer.partitions = {0}
+        await parts.app.on_partitions_assigned.hook(parts.app, [TP(0)])
+        waiting[0].set_exception(BrokerUnavailable("timed out"))
+        await until(lambda: 1 not in parts.worker._marking)
+        assert parts.worker.ready is None
+
+
+async def test_a_group_that_has_forgotten_the_worker_is_told_and_ends_it() -> None:
+    """aiokafka waits for ever for somebody to look at what went wrong in its group, and Faust does not."""
+    now, ended = [0.0], list[str]()
+    watchdog = NoBeat(1000, lambda: now[0], ended.append)
+    async with running(Parts([], watchdog)) as parts:
+        await until(lambda: watchdog._watched)
+        watchdog.look()
+        parts.app.consumer.lease.holds = False  # for good; Kafka is well
+        watchdog.look()
+        now[0] = 500
+        watchdog.look()
+        assert "joining the consumer group" in str(parts.worker.ready)
+        now[0] = 1001
+        watchdog.look()
+        assert ended

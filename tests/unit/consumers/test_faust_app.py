@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 from mode.services import Service, WaitResults
 
+from app.kafka.topics import CollectionTopics
 from app.settings import Settings
 from consumers.faust_app import as_event, is_current, make_app, run_app, run_worker, services
 from consumers.worker_consumer import WorkerConsumer
@@ -123,7 +124,7 @@ async def test_the_app_is_set_up_so_that_nothing_is_lost_or_declared_behind_our_
     settings = Settings(_env_file=None, brokers="a:1, b:2", session_timeout_ms=9000)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        app = make_app(settings, "group", WorkerConsumer)
+        app = make_app(settings, "group", CollectionTopics(4, "epoch"), WorkerConsumer)
         conf = app.conf
         assert [str(url) for url in conf.broker] == ["aiokafka://a:1", "aiokafka://b:2"]
         assert (conf.id, conf.broker_session_timeout, conf.broker_heartbeat_interval) == ("group", 9.0, 0.9)

@@ -321,3 +321,16 @@ async def test_of_a_shard_that_went_elsewhere_no_gauge_stays(tmp_path: Path) -> 
         for name in ("staleness_seconds", "documents", "applied_offset", "last_change_timestamp_seconds"):
             assert value(f"headrace_shard_{name}", {"shard": "0"}) is None, name
         assert value("headrace_shard_documents", {"shard": "1"}) is not None
+
+
+async def test_what_waited_for_a_rebalance_counts_towards_the_objective_and_what_waited_for_the_worker_does_not(
+    tmp_path: Path,
+) -> None:
+    async with running(tmp_path, document(0, "a", unit(1))) as parts:
+        await until(lambda: parts.applied(0) == 1)
+        shard = parts.worker.shards.open[0]
+        parts.worker.opened(0, 5)  # a rebalance that leaves it here, with four records behind
+        assert (shard.ready, shard.live) == (False, True)
+        parts.worker.rebuild(0, wanted=1, first=0, end=5)
+        parts.worker.opened(0, 5)  # a shard that is built anew
+        assert not parts.worker.shards.open[0].live

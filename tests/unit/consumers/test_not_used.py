@@ -15,6 +15,7 @@ from aiokafka.coordinator.assignors.roundrobin import RoundRobinPartitionAssigno
 from faust.transport.drivers import aiokafka as driver
 
 from app.kafka.lease import GroupLease
+from app.kafka.topics import CollectionTopics
 from app.settings import Settings
 from consumers import worker_consumer
 from consumers.embed import worker as embed_worker
@@ -72,7 +73,7 @@ def test_the_search_finds_what_it_looks_for(code: str) -> None:
 
 async def built(consumer_type: type[WorkerConsumer] = WorkerConsumer, **options: Any) -> Any:
     settings = Settings(_env_file=None, session_timeout_ms=9000)
-    app = make_app(settings, "group", consumer_type, **options)
+    app = make_app(settings, "group", CollectionTopics(4, "epoch"), consumer_type, **options)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         app.finalize()
@@ -92,7 +93,9 @@ async def test_no_default_of_faust_is_left_that_loses_or_hides_events() -> None:
 async def test_giving_partitions_back_takes_less_time_than_the_group_gives() -> None:
     conf = (await built()).conf
     assert conf.broker_rebalance_timeout > worker_consumer._COMMIT_S + embed_worker.REVOKE_S + embed_worker.COMMIT_S
-    longest = make_app(Settings(_env_file=None, session_timeout_ms=600_000), "group", WorkerConsumer).conf
+    longest = make_app(
+        Settings(_env_file=None, session_timeout_ms=600_000), "group", CollectionTopics(4, "epoch"), WorkerConsumer
+    ).conf
     assert longest.broker_session_timeout <= longest.broker_request_timeout  # else Faust does not start
 
 
@@ -164,7 +167,7 @@ async def test_only_an_answered_heartbeat_renews_the_lease_and_joining_sends_one
 
     monkeypatch.setattr(driver.AIOKafkaConsumerThread, "on_start", start)
     monkeypatch.setattr(app.consumer.unreadable, "attach", lambda _: None)
-    coordinator = SimpleNamespace(_do_heartbeat=heartbeat, _do_rejoin_group=rejoin)
+    coordinator = SimpleNamespace(_do_heartbeat=heartbeat, _do_rejoin_group=rejoin, commit_offsets=None)
     thread._consumer = SimpleNamespace(_coordinator=coordinator, _client=SimpleNamespace(send=None))
     await thread.on_start()
     assert not await coordinator._do_heartbeat()

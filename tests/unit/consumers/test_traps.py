@@ -12,12 +12,16 @@ import pytest
 
 from app.embed.records import RecordFactory
 from app.event import Event
+from app.kafka.topics import CollectionTopics
 from app.observe.metrics import EmbedMetrics
 from app.settings import Settings
 from app.watchdog import Watchdog
+from consumers import worker_consumer
+from consumers.embed import worker as embed_worker
 from consumers.embed.worker import EmbedWorker
 from consumers.joining import joining
 from consumers.worker_consumer import WorkerConsumer
+from schemas.errors import PartitionsChanged
 from tests.unit.consumers.broker import Broker, app_on, started
 from tests.unit.consumers.parts import until
 from tests.unit.consumers.test_embed_worker import Pipeline
@@ -51,10 +55,12 @@ class Failing(Pipeline):
 class Embed:
     """An embed worker with batches of one event."""
 
-    def __init__(self, broker: Broker, pipeline: Failing, **options: Any) -> None:
+    def __init__(
+        self, broker: Broker, pipeline: Failing, topics: CollectionTopics | None = None, **options: Any
+    ) -> None:
         settings = Settings(_env_file=None, watermark_interval_ms=60_000, batch_max_documents=1, inbox_max_events=8)
         self.broker, self.pipeline = broker, pipeline
-        self.app = app_on(broker, settings, WorkerConsumer, table_standby_replicas=0, **options)
+        self.app = app_on(broker, settings, WorkerConsumer, topics, table_standby_replicas=0, **options)
         records = RecordFactory("d.changes", "d.vectors", "d.dlq", "epoch", "m")
         parts: Any = (self.app, pipeline, records, LogProducer(), kafka(), EmbedMetrics(), Watchdog(0))
         self.worker = EmbedWorker(settings, *parts)
@@ -254,6 +260,105 @@ async def test_a_seek_that_fails_after_records_were_dropped_is_done_again_before
         await until(lambda: 4 in parts.pipeline.offsets)
         assert failed
         assert parts.pipeline.offsets == list(range(5))
+
+
+async def test_nothing_is_delivered_to_a_worker_that_had_no_partitions_before_the_seek(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Faust stops reading only where it takes something away: such a worker goes on, and gets ahead of its seek."""
+    parts = embed(*changes(0), broker_commit_interval=3600.0)
+    async with parts.running():
+        await until(lambda: parts.pipeline.offsets == [0] and parts.worker._idle.is_set())
+        await parts.broker.rebalance()  # none
+        await until(lambda: not parts.app.rebalancing)
+        parts.pipeline.seen.clear()
+        parts.broker.write(*changes(*range(1, 300)))
+        parts.broker.gate.clear()  # the seek takes a moment
+        on_rebalance = parts.app.agents.on_rebalance
+
+        async def slow(*args: Any, **options: Any) -> None:  # the loop is busy: a fetch would be answered meanwhile
+            await asyncio.sleep(1.2)
+            await on_rebalance(*args, **options)
+
+        monkeypatch.setattr(parts.app.agents, "on_rebalance", slow)
+        await asyncio.wait_for(parts.broker.rebalance(0), 10)
+        await asyncio.sleep(0.1)
+        await parts.app.consumer.commit()
+        assert parts.committed() == {0: 1}
+        parts.broker.gate.set()
+        await until(lambda: 299 in parts.pipeline.offsets)
+        assert parts.pipeline.offsets == list(range(1, 300))
+
+
+async def test_what_was_committed_in_another_life_of_the_topic_is_no_place_in_this_one(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """Kafka takes a commit for any topic of that name, also what a worker still had of the one before."""
+    parts = embed(*changes(*range(10)))
+    async with parts.running():
+        await until(lambda: 9 in parts.pipeline.offsets and parts.worker._idle.is_set())
+    broker = Broker("documents.changes", 0)
+    broker.committed, broker.marks = dict(parts.broker.committed), dict(parts.broker.marks)
+    assert list(broker.committed.values()) == [10]
+    broker.write(*changes(*range(50)))
+    again = Embed(broker, Failing(), CollectionTopics(1, "the next"))
+    async with again.running():
+        await until(lambda: 49 in again.pipeline.offsets, 10)
+        assert again.pipeline.offsets == list(range(50))
+    assert "offset 10 was committed in another life of the topic" in caplog.text
+
+
+async def test_more_partitions_than_the_collection_began_with_end_the_worker() -> None:
+    parts = embed(*changes(*range(10)))
+    async with parts.running():
+        await until(lambda: 9 in parts.pipeline.offsets and parts.worker._idle.is_set())
+    again = Embed(parts.broker, Failing(), CollectionTopics(2, "epoch"))
+    with pytest.raises(TimeoutError):
+        async with again.running():
+            pass
+    assert isinstance(again.app.crash_reason, PartitionsChanged)
+    assert again.pipeline.offsets == []
+
+
+async def test_a_log_that_was_cut_while_it_is_read_is_read_again() -> None:
+    """aiokafka goes back to its beginning, and Faust drops what comes up to where it was."""
+    parts = embed(*changes(*range(10)))
+    (tp,) = parts.broker.tps.values()
+    async with parts.running():
+        await until(lambda: parts.pipeline.offsets == list(range(10)) and parts.worker._idle.is_set())
+        del parts.broker.records[tp][7:]
+        parts.broker.end[tp] = 7
+        parts.broker.write(*changes(7, 8, value=b'{"new": 1}'))
+        assert await parts.worker._due_watermarks() == {}
+        await until(lambda: [event.offset for event in parts.pipeline.seen if event.value == b'{"new": 1}'] == [7, 8])
+
+
+@pytest.mark.parametrize("ends", ["the worker", "the assignment"])
+async def test_a_commit_that_hangs_holds_up_neither_the_end_nor_a_rebalance(
+    monkeypatch: pytest.MonkeyPatch, ends: str
+) -> None:
+    """One that is cut off makes Faust begin another one, which nothing limits."""
+    for module, name in ((embed_worker, "COMMIT_S"), (worker_consumer, "_COMMIT_S")):
+        monkeypatch.setattr(module, name, 0.2)
+    parts = embed(*changes(*range(5)), broker_commit_interval=3600.0)
+    asked, forever = list[Any](), asyncio.Event()
+
+    async def hangs(offsets: Any) -> bool:
+        asked.append(offsets)
+        await forever.wait()
+        return True
+
+    async with parts.running():
+        await until(lambda: len(parts.pipeline.seen) == 5 and parts.worker._idle.is_set())
+        monkeypatch.setattr(parts.broker, "commit", hangs)
+        first = asyncio.create_task(parts.app.consumer.commit())  # as Faust does every second
+        await until(lambda: asked)
+        parts.broker.write(*changes(5))
+        await until(lambda: 5 in parts.pipeline.offsets and parts.worker._idle.is_set())
+        ending = parts.worker.drain() if ends == "the worker" else parts.broker.rebalance(0)
+        await asyncio.wait_for(ending, 5)
+        forever.set()
+        await first
 
 
 async def test_no_value_no_key_and_no_json_come_to_the_worker_as_they_are() -> None:

@@ -9,10 +9,12 @@ import numpy as np
 import pytest
 
 from app.embed.applied import MemoryApplied, Span
+from app.event import Event
 from schemas.dead_letter import decode_dead_letter
 from schemas.errors import BrokerUnavailable, EmbedderUnavailable, RecordRefused, Rejected, Retriable
 from tests.unit.embed.parts import (
     NOW_MS,
+    Content,
     GappyApplied,
     MoodyEmbedder,
     Parts,
@@ -291,6 +293,39 @@ def test_a_change_judged_by_one_that_then_failed_is_judged_again_without_it() ->
     parts.process(*batch)
     assert folded(parts.producer.log) == {(0, "a"): ("two", None, {})}
     assert (parts.outcome("stale"), parts.outcome("dead_letter"), parts.outcome("embed")) == (0, 1, 3)
+
+
+@pytest.mark.parametrize("alone", [True, False], ids=["each in a batch of its own", "in one batch"])
+@pytest.mark.parametrize(
+    ("events", "left"),
+    [
+        ([event(0, "a", "good"), event(1, "a", "poison")], {(0, "a"): ("good", None, {})}),
+        ([event(0, "a", "secret"), raw_event(1, b"a", None), event(2, "a", "poison")], {}),
+        ([event(0, "a", "good"), event(1, "a", "x" * 30_000)], {(0, "a"): ("good", None, {})}),
+        ([event(0, "a", "poison", version=9), event(1, "a", "good", version=8)], {(0, "a"): ("good", None, {})}),
+        (
+            [event(0, "a", "good"), event(1, "a", "poison"), event(2, "b", "b"), event(3, "a", "poison too")],
+            {(0, "a"): ("good", None, {}), (0, "b"): ("b", None, {})},
+        ),
+    ],
+    ids=["an upsert", "a delete", "a record over the limit", "a lower version", "two that fail"],
+)
+def test_what_a_change_that_fails_superseded_in_its_batch_counts_again(
+    alone: bool, events: list[Event], left: dict[tuple[int, str], Content]
+) -> None:
+    parts = Parts(MoodyEmbedder("poison", at_position), max_text_bytes=200_000, max_record_bytes=20_000)
+    for batch in [[one] for one in events] if alone else [events]:
+        parts.process(*batch)
+    assert folded(parts.producer.log) == left
+    assert len(dead(parts.producer.log)) == sum(
+        "poison" in str(item.value) or len(item.value or b"") > 9999 for item in events
+    )
+    assert vectors(parts.producer.log)[-1].headers.through == events[-1].offset
+    if not alone:
+        outcomes = ("superseded", "embed", "dead_letter")
+        superseded, embedded, letters = map(parts.outcome, outcomes)
+        assert superseded + embedded == len(events)
+        assert letters == len(dead(parts.producer.log))
 
 
 # --- what may succeed later
