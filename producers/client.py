@@ -10,11 +10,10 @@ from dataclasses import dataclass
 from datetime import datetime
 from types import TracebackType
 from typing import Any, TypeVar
-from urllib.parse import quote
 
 import aiohttp
 
-from app.gateway.remote import TIMEOUT_S, ask
+from app.gateway.remote import TIMEOUT_S, ask, ask_document
 from app.kafka.producer import Position
 from app.settings import Settings
 from producers.publisher import Delivery, DocumentPublisher, min_offsets
@@ -135,15 +134,22 @@ class HeadraceClient:
         body = fields if query is None else {"query": query, **fields}
         waits_ms = fields.get("timeout_ms")
         timeout_s = TIMEOUT_S + (waits_ms / 1000 if isinstance(waits_ms, int) else 0)
-        return self._ask("POST", "/search", body, timeout_s)
+        return self._run(self._asked("POST", "/search", body, timeout_s))
 
     def document(self, id: str) -> Answer | None:
-        """The stored document; None where there is none, or it was deleted. Raises as `search` does."""
-        return self._found(f"/documents/{quote(id, safe='')}")
+        """The stored document; None where there is none, or it was deleted. Raises as `search` does.
+
+        None is what the gateway says of this very id. Whatever else is not found, as at a wrong `url`, is
+        GatewayUnavailable.
+        """
+        return self._run(self._found(id))
 
     def receipt(self, id: str) -> Answer | None:
-        """Which replicas have the newest state of a document, deleted ones included; None where nobody ever had it."""
-        return self._found(f"/documents/{quote(id, safe='')}/receipt")
+        """Which replicas have the newest state of a document, deleted ones included; None where nobody ever had it.
+
+        None is as much of a proof as that of `document`.
+        """
+        return self._run(self._found(id, "/receipt"))
 
     def close(self) -> None:
         """Wait for what is being published, and end. Calls under way in other threads fail."""
@@ -191,15 +197,6 @@ class HeadraceClient:
                 self._publisher = DocumentPublisher(self._settings)
             return self._publisher
 
-    def _found(self, path: str) -> Answer | None:
-        try:
-            return self._ask("GET", path)
-        except NotFound:
-            return None
-
-    def _ask(self, method: str, path: str, body: Any = None, timeout_s: float = TIMEOUT_S) -> Answer:
-        return self._run(self._asked(method, path, body, timeout_s))
-
     def _run(self, work: Coroutine[Any, Any, T]) -> T:
         try:
             self._check_open()
@@ -208,10 +205,19 @@ class HeadraceClient:
             raise
         return asyncio.run_coroutine_threadsafe(work, self._loop).result()
 
+    async def _found(self, id: str, what: str = "") -> Answer | None:
+        try:
+            return await ask_document(self._connected(), self.url, id, what)
+        except NotFound:
+            return None
+
     async def _asked(self, method: str, path: str, body: Any, timeout_s: float) -> Answer:
+        return await ask(self._connected(), self.url, method, path, body, timeout_s=timeout_s)
+
+    def _connected(self) -> aiohttp.ClientSession:
         if self._session is None:
             self._session = aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=0))
-        return await ask(self._session, self.url, method, path, body, timeout_s=timeout_s)
+        return self._session
 
     async def _wait(self, wanted: dict[str, int], timeout_s: float, replicas: Replicas) -> Answer:
         """At least one request, however little time is left."""

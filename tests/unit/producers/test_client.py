@@ -31,8 +31,8 @@ class FakeGateway:
         status, body = self.says.pop(0) if len(self.says) > 1 else self.says[0]
         return json_response(body, status)
 
-    def refuses(self, status: int, message: str = "no") -> tuple[int, Any]:
-        return status, {"error": {"status": status, "message": message}}
+    def refuses(self, status: int, message: str = "no", **facts: str) -> tuple[int, Any]:
+        return status, {"error": {"status": status, "message": message} | facts}
 
 
 @pytest.fixture
@@ -104,11 +104,26 @@ def test_each_status_is_the_error_that_the_gateway_meant(client: HeadraceClient,
 
 
 def test_documents_and_receipts_are_none_where_there_is_none(client: HeadraceClient, fake: FakeGateway) -> None:
-    fake.says = [(200, {"id": "a/b"}), (200, {"id": "a/b"}), fake.refuses(404)]
+    fake.says = [(200, {"id": "a/b"}), (200, {"id": "a/b"}), fake.refuses(404, document_id="x")]
     assert client.document("a/b") == client.receipt("a/b") == {"id": "a/b"}
     assert client.document("x") is None
     assert client.receipt("x") is None
     assert [path for path, _ in fake.asked[:2]] == ["/documents/a%2Fb", "/documents/a%2Fb/receipt"]
+
+
+def test_a_404_of_something_else_is_no_proof_that_there_is_no_document(
+    client: HeadraceClient, fake: FakeGateway
+) -> None:
+    for ask in (client.document, client.receipt):
+        fake.says = [fake.refuses(404, "GET /wrong/documents/a: Not Found")]
+        with pytest.raises(GatewayUnavailable, match=r"has no GET /documents/a.*Check the URL"):
+            ask("a")
+        for told in (fake.refuses(404, document_id="a/b"), (200, {"id": "a/b"})):  # a proxy that merges slashes
+            fake.says = [told]
+            with pytest.raises(GatewayUnavailable, match=r"asked for the document 'a//b', .* answers for 'a/b'"):
+                ask("a//b")
+    with pytest.raises(BadRequest, match="empty"):
+        client.document("")
 
 
 async def test_from_asyncio_it_is_called_in_a_thread(client: HeadraceClient, fake: FakeGateway) -> None:
