@@ -7,6 +7,7 @@ from urllib.parse import quote
 
 import aiohttp
 import orjson
+from yarl import URL
 
 from schemas.errors import BadRequest, GatewayUnavailable, NotFound, NotServing, RequestError, TooLarge, WaitTimeout
 
@@ -19,13 +20,15 @@ async def ask(
 ) -> dict[str, Any]:
     """The JSON object that answers.
 
-    url: of the gateway. Raises the RequestError of the status if it refuses, NotFound only where it names the document
-    that there is not; GatewayUnavailable if none answers, or there is no such path at that URL.
+    url: of the gateway. path: percent-encoded, and sent as it is. Raises the RequestError of the status if it refuses,
+    NotFound only where it names the document that there is not; GatewayUnavailable if none answers, or there is no such
+    path at that URL.
     """
     content = None if body is None else orjson.dumps(body)
     try:
         timeout = aiohttp.ClientTimeout(total=timeout_s)
-        async with session.request(method, url.rstrip("/") + path, data=content, timeout=timeout) as response:
+        target = URL(str(URL(url)).rstrip("/") + path, encoded=True)  # else %2E%2E in the path becomes the folder above
+        async with session.request(method, target, data=content, timeout=timeout) as response:
             answer: Any = orjson.loads(await response.read())
             status = response.status
     except TimeoutError as error:
@@ -61,10 +64,14 @@ async def ask_document(session: aiohttp.ClientSession, url: str, document_id: st
 
 
 def document_path(document_id: str) -> str:
-    """The path of a document: the id is one segment, whatever it holds. Raises BadRequest for an empty one."""
+    """The path of a document, percent-encoded: the id is one segment, whatever it holds, also `.` and `..`.
+
+    Raises BadRequest for an empty one.
+    """
     if not document_id:
         raise BadRequest("id: is empty")
-    return "/documents/" + quote(document_id, safe="")
+    segment = quote(document_id, safe="")
+    return "/documents/" + (segment.replace(".", "%2E") if segment in (".", "..") else segment)
 
 
 async def ask_once(url: str, method: str, path: str, body: Any = None) -> dict[str, Any]:

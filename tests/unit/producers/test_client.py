@@ -111,6 +111,17 @@ def test_documents_and_receipts_are_none_where_there_is_none(client: HeadraceCli
     assert [path for path, _ in fake.asked[:2]] == ["/documents/a%2Fb", "/documents/a%2Fb/receipt"]
 
 
+@pytest.mark.parametrize(
+    ("id", "path"), [(".", "/documents/%2E"), ("..", "/documents/%2E%2E"), ("...", "/documents/...")]
+)
+def test_an_id_of_dots_is_asked_for_and_not_the_folder_above(
+    client: HeadraceClient, fake: FakeGateway, id: str, path: str
+) -> None:
+    fake.says = [(200, {"id": id})]
+    assert client.document(id) == client.receipt(id) == {"id": id}
+    assert [asked for asked, _ in fake.asked] == [path, f"{path}/receipt"]
+
+
 def test_a_404_of_something_else_is_no_proof_that_there_is_no_document(
     client: HeadraceClient, fake: FakeGateway
 ) -> None:
