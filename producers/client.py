@@ -198,12 +198,14 @@ class HeadraceClient:
             return self._publisher
 
     def _run(self, work: Coroutine[Any, Any, T]) -> T:
-        try:
-            self._check_open()
-        except ValueError:
-            work.close()
-            raise
-        return asyncio.run_coroutine_threadsafe(work, self._loop).result()
+        with self._making:  # `close` ends what was submitted before it, and nothing is submitted after
+            try:
+                self._check_open()
+            except ValueError:
+                work.close()
+                raise
+            submitted = asyncio.run_coroutine_threadsafe(work, self._loop)
+        return submitted.result()
 
     async def _found(self, id: str, what: str = "") -> Answer | None:
         try:

@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterator
+import threading
+import time
+from collections.abc import Coroutine, Iterator
+from concurrent.futures import CancelledError, Future
+from contextlib import suppress
 from typing import Any
 
 import orjson
@@ -154,3 +158,33 @@ def test_what_can_never_be_indexed_is_refused_before_it_is_sent_and_a_closed_cli
         with pytest.raises(ValueError, match="closed"):
             call()
     assert fake.asked == []
+
+
+def test_a_call_that_meets_close_ends(client: HeadraceClient, monkeypatch: pytest.MonkeyPatch) -> None:
+    submit, end = asyncio.run_coroutine_threadsafe, client._end
+    submitting, ended = threading.Event(), threading.Event()
+
+    def submit_late(work: Coroutine[Any, Any, Any], loop: asyncio.AbstractEventLoop) -> Future[Any]:
+        if threading.current_thread() is not threading.main_thread():
+            submitting.set()
+            ended.wait(0.5)
+        return submit(work, loop)
+
+    async def end_and_let_it_submit() -> None:
+        await end()
+        ended.set()
+        time.sleep(0.2)  # noqa: ASYNC251 - what is submitted now is behind the end in the loop's queue
+
+    monkeypatch.setattr(asyncio, "run_coroutine_threadsafe", submit_late)
+    monkeypatch.setattr(client, "_end", end_and_let_it_submit)
+
+    def call() -> None:
+        with suppress(CancelledError):
+            client.search("x")
+
+    caller = threading.Thread(target=call, daemon=True)
+    caller.start()
+    assert submitting.wait(5)
+    client.close()
+    caller.join(5)
+    assert not caller.is_alive()
