@@ -24,7 +24,8 @@ T = TypeVar("T")
 Answer = dict[str, Any]
 
 _MOST_WAIT_MS = 60_000  # of one request
-_SLACK_S = 5.0  # a gateway answers a little after the time it was asked to wait
+# A gateway says which worker hangs its shard_timeout_ms (1 s) after the time it was asked to wait; as much for the way.
+_SLACK_S = 2.0
 _AGAIN_S = 0.2
 
 
@@ -96,7 +97,8 @@ class HeadraceClient:
         """Publish a document and return once searches of any mode see it; see DocumentPublisher.upsert and `wait`.
 
         Returns as well for a change that produces nothing: unchanged content, an older version, one that becomes a dead
-        letter; `document` says what is there. timeout_s: for all of it; a second more where a worker hangs.
+        letter; `document` says what is there. timeout_s: for all of it; a second more where a worker hangs, two where
+        the gateway does.
         Raises InvalidChange or Rejected (it can never be indexed), BrokerUnavailable (not confirmed: publish it again,
         that is always safe), NotApplied or GatewayUnavailable (it is published: `wait` for its `min_offsets` again).
         """
@@ -119,8 +121,9 @@ class HeadraceClient:
 
         positions: of delivery reports, or a `min_offsets`. replicas: `all` that the gateway knows, so that whoever is
         asked next has them; `any`, where one is enough: then searches need `min_offsets` to be sure.
-        A gateway that is away is asked again until the time is over. Raises NotApplied, which says which shard of which
-        replica is how far, GatewayUnavailable, or BadRequest if there is no such partition.
+        A gateway that is away is asked again until the time is over; one that hangs is given two seconds more. Raises
+        NotApplied, which says which shard of which replica is how far, GatewayUnavailable, or BadRequest if there is no
+        such partition.
         """
         wanted = _wanted(positions)
         return self._run(self._wait(wanted, timeout_s, replicas)) if wanted else {}
@@ -231,7 +234,7 @@ class HeadraceClient:
             try:
                 return await self._asked("POST", "/wait", body, timeout_ms / 1000 + _SLACK_S)
             except WaitTimeout as error:
-                if time.monotonic() >= deadline:
+                if time.monotonic() + _AGAIN_S >= deadline:
                     raise NotApplied(f"published, but {error}. {_again(wanted)}", wanted) from error
             except (GatewayUnavailable, NotServing) as error:
                 if time.monotonic() + _AGAIN_S >= deadline:

@@ -23,15 +23,18 @@ from tests.unit.producers.broker import changes
 
 
 class FakeGateway:
-    """asked: paths and bodies. says: answers in turn, the last one for ever."""
+    """asked: paths and bodies. says: answers in turn, the last one for ever. hangs: it answers nothing."""
 
     def __init__(self) -> None:
         self.asked: list[tuple[str, Any]] = []
         self.says: list[tuple[int, Any]] = [(200, {})]
+        self.hangs = False
 
     async def answer(self, request: web.Request) -> web.Response:
         content = await request.read()
         self.asked.append((request.raw_path, orjson.loads(content) if content else None))
+        if self.hangs:
+            await asyncio.sleep(60)
         status, body = self.says.pop(0) if len(self.says) > 1 else self.says[0]
         return json_response(body, status)
 
@@ -94,6 +97,17 @@ def test_what_is_not_applied_in_time_says_who_is_behind_and_may_be_waited_for_ag
         client.publish_and_wait("a", "text", timeout_s=2)
     fake.says = [(200, {"took_ms": 1})]
     assert client.wait(caught.value.min_offsets) == {"took_ms": 1}
+
+
+def test_a_gateway_that_hangs_is_waited_for_two_seconds_more_and_what_it_was_to_wait_for_is_told(
+    client: HeadraceClient, fake: FakeGateway
+) -> None:
+    fake.hangs = True
+    started = time.monotonic()
+    with pytest.raises(GatewayUnavailable, match="no answer within") as caught:
+        client.wait({"0": 1}, 0.5)
+    assert 0.5 + 1 < time.monotonic() - started < 0.5 + 2 + 1  # a worker's second; some for a slow machine
+    assert caught.value.min_offsets == {"0": 1}
 
 
 def test_each_status_is_the_error_that_the_gateway_meant(client: HeadraceClient, fake: FakeGateway) -> None:
