@@ -10,11 +10,10 @@ from dataclasses import dataclass
 from datetime import datetime
 from types import TracebackType
 from typing import Any, TypeVar
-from urllib.parse import quote
 
 import aiohttp
 
-from app.gateway.remote import TIMEOUT_S, ask
+from app.gateway.remote import TIMEOUT_S, ask, ask_document
 from app.kafka.producer import Position
 from app.settings import Settings
 from producers.publisher import Delivery, DocumentPublisher, min_offsets
@@ -25,7 +24,8 @@ T = TypeVar("T")
 Answer = dict[str, Any]
 
 _MOST_WAIT_MS = 60_000  # of one request
-_SLACK_S = 5.0  # a gateway answers a little after the time it was asked to wait
+# A gateway says which worker hangs its shard_timeout_ms (1 s) after the time it was asked to wait; as much for the way.
+_SLACK_S = 2.0
 _AGAIN_S = 0.2
 
 
@@ -97,7 +97,8 @@ class HeadraceClient:
         """Publish a document and return once searches of any mode see it; see DocumentPublisher.upsert and `wait`.
 
         Returns as well for a change that produces nothing: unchanged content, an older version, one that becomes a dead
-        letter; `document` says what is there. timeout_s: for all of it; a second more where a worker hangs.
+        letter; `document` says what is there. timeout_s: for all of it; a second more where a worker hangs, two where
+        the gateway does.
         Raises InvalidChange or Rejected (it can never be indexed), BrokerUnavailable (not confirmed: publish it again,
         that is always safe), NotApplied or GatewayUnavailable (it is published: `wait` for its `min_offsets` again).
         """
@@ -120,8 +121,9 @@ class HeadraceClient:
 
         positions: of delivery reports, or a `min_offsets`. replicas: `all` that the gateway knows, so that whoever is
         asked next has them; `any`, where one is enough: then searches need `min_offsets` to be sure.
-        A gateway that is away is asked again until the time is over. Raises NotApplied, which says which shard of which
-        replica is how far, GatewayUnavailable, or BadRequest if there is no such partition.
+        A gateway that is away is asked again until the time is over; one that hangs is given two seconds more. Raises
+        NotApplied, which says which shard of which replica is how far, GatewayUnavailable, or BadRequest if there is no
+        such partition.
         """
         wanted = _wanted(positions)
         return self._run(self._wait(wanted, timeout_s, replicas)) if wanted else {}
@@ -135,15 +137,22 @@ class HeadraceClient:
         body = fields if query is None else {"query": query, **fields}
         waits_ms = fields.get("timeout_ms")
         timeout_s = TIMEOUT_S + (waits_ms / 1000 if isinstance(waits_ms, int) else 0)
-        return self._ask("POST", "/search", body, timeout_s)
+        return self._run(self._asked("POST", "/search", body, timeout_s))
 
     def document(self, id: str) -> Answer | None:
-        """The stored document; None where there is none, or it was deleted. Raises as `search` does."""
-        return self._found(f"/documents/{quote(id, safe='')}")
+        """The stored document; None where there is none, or it was deleted. Raises as `search` does.
+
+        None is what the gateway says of this very id. Whatever else is not found, as at a wrong `url`, is
+        GatewayUnavailable.
+        """
+        return self._run(self._found(id))
 
     def receipt(self, id: str) -> Answer | None:
-        """Which replicas have the newest state of a document, deleted ones included; None where nobody ever had it."""
-        return self._found(f"/documents/{quote(id, safe='')}/receipt")
+        """Which replicas have the newest state of a document, deleted ones included; None where nobody ever had it.
+
+        None is as much of a proof as that of `document`.
+        """
+        return self._run(self._found(id, "/receipt"))
 
     def close(self) -> None:
         """Wait for what is being published, and end. Calls under way in other threads fail."""
@@ -191,27 +200,29 @@ class HeadraceClient:
                 self._publisher = DocumentPublisher(self._settings)
             return self._publisher
 
-    def _found(self, path: str) -> Answer | None:
+    def _run(self, work: Coroutine[Any, Any, T]) -> T:
+        with self._making:  # `close` ends what was submitted before it, and nothing is submitted after
+            try:
+                self._check_open()
+            except ValueError:
+                work.close()
+                raise
+            submitted = asyncio.run_coroutine_threadsafe(work, self._loop)
+        return submitted.result()
+
+    async def _found(self, id: str, what: str = "") -> Answer | None:
         try:
-            return self._ask("GET", path)
+            return await ask_document(self._connected(), self.url, id, what)
         except NotFound:
             return None
 
-    def _ask(self, method: str, path: str, body: Any = None, timeout_s: float = TIMEOUT_S) -> Answer:
-        return self._run(self._asked(method, path, body, timeout_s))
-
-    def _run(self, work: Coroutine[Any, Any, T]) -> T:
-        try:
-            self._check_open()
-        except ValueError:
-            work.close()
-            raise
-        return asyncio.run_coroutine_threadsafe(work, self._loop).result()
-
     async def _asked(self, method: str, path: str, body: Any, timeout_s: float) -> Answer:
+        return await ask(self._connected(), self.url, method, path, body, timeout_s=timeout_s)
+
+    def _connected(self) -> aiohttp.ClientSession:
         if self._session is None:
             self._session = aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=0))
-        return await ask(self._session, self.url, method, path, body, timeout_s=timeout_s)
+        return self._session
 
     async def _wait(self, wanted: dict[str, int], timeout_s: float, replicas: Replicas) -> Answer:
         """At least one request, however little time is left."""
@@ -223,7 +234,7 @@ class HeadraceClient:
             try:
                 return await self._asked("POST", "/wait", body, timeout_ms / 1000 + _SLACK_S)
             except WaitTimeout as error:
-                if time.monotonic() >= deadline:
+                if time.monotonic() + _AGAIN_S >= deadline:
                     raise NotApplied(f"published, but {error}. {_again(wanted)}", wanted) from error
             except (GatewayUnavailable, NotServing) as error:
                 if time.monotonic() + _AGAIN_S >= deadline:

@@ -207,9 +207,13 @@ class BadRequest(RequestError):
 
 
 class NotFound(RequestError):
-    """Status 404."""
+    """Status 404. document_id: the document that there is not; None where it is something else that is missing."""
 
     status = 404
+
+    def __init__(self, message: str, document_id: str | None = None) -> None:
+        super().__init__(message)
+        self.document_id = document_id
 
 
 class TooLarge(RequestError):

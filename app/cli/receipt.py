@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import asyncio
 from typing import Any
-from urllib.parse import quote
 
+import aiohttp
 import click
 import orjson
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from app.gateway.remote import ask_once
+from app.gateway.remote import ask_document
 
 
 @click.command()
@@ -24,12 +24,17 @@ def receipt(document_id: str, url: str, as_json: bool) -> int:
 
     Exit status: 0 when every known replica has the newest state of it, else 1; also 1 for an ID that nobody ever had.
     """
-    answer = asyncio.run(ask_once(url, "GET", f"/documents/{quote(document_id, safe='')}/receipt"))
+    answer = asyncio.run(_ask(url, document_id))
     if as_json:
         click.echo(orjson.dumps(answer, option=orjson.OPT_INDENT_2))
     else:
         _show(Console(highlight=False), answer)
     return 0 if answer["everywhere_at"] is not None else 1
+
+
+async def _ask(url: str, document_id: str) -> dict[str, Any]:
+    async with aiohttp.ClientSession() as session:
+        return await ask_document(session, url, document_id, "/receipt")
 
 
 def _show(console: Console, answer: dict[str, Any]) -> None:

@@ -37,10 +37,14 @@ _EXAMPLES = {
 
 
 class ErrorBody(BaseModel):
-    """What went wrong, in a sentence that names the field and what is accepted."""
+    """What went wrong, in a sentence that names the field and what is accepted.
+
+    document_id: of a 404, the document that there is not. A 404 without it says nothing of documents.
+    """
 
     status: int
     message: str
+    document_id: str | None = None
 
 
 class Error(BaseModel):
@@ -181,7 +185,7 @@ def _plain(summary: str, errors: tuple[int, ...] = ()) -> dict[str, Any]:
 
 _ERRORS = {
     400: "The request is wrong; the message names the field",
-    404: "There is no such document, or it was deleted",
+    404: "There is no such document, or it was deleted; document_id is its id",
     413: "The body is too large",
     503: "No shard can answer at present",
     504: "min_offsets or max_staleness_ms was not reached in time",

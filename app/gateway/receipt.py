@@ -98,7 +98,8 @@ def _nobody_has_it(document_id: str, held: Held, directory: Directory) -> Reques
     if not unasked:
         return NotFound(
             f"no replica has ever held a document {document_id!r}; if its change was just published, wait for it "
-            "(POST /wait)"
+            "(POST /wait)",
+            document_id,
         )
     why = "; ".join(f"{url}: {reason}" for url, reason in sorted(held.silent.items()))
     return NotServing(f"cannot tell: nobody answers for shard {unasked[0]}" + (f" ({why})" if why else ""))

@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 from typing import Any
+from urllib.parse import quote
 
 import aiohttp
 import orjson
+from yarl import URL
 
 from schemas.errors import BadRequest, GatewayUnavailable, NotFound, NotServing, RequestError, TooLarge, WaitTimeout
 
 TIMEOUT_S = 30.0
-_ERRORS: dict[int, type[RequestError]] = {
-    kind.status: kind for kind in (BadRequest, NotFound, TooLarge, NotServing, WaitTimeout)
-}
+_ERRORS: dict[int, type[RequestError]] = {kind.status: kind for kind in (BadRequest, TooLarge, NotServing, WaitTimeout)}
 
 
 async def ask(
@@ -20,12 +20,15 @@ async def ask(
 ) -> dict[str, Any]:
     """The JSON object that answers.
 
-    url: of the gateway. Raises GatewayUnavailable if none answers, the RequestError of the status if it refuses.
+    url: of the gateway. path: percent-encoded, and sent as it is. Raises the RequestError of the status if it refuses,
+    NotFound only where it names the document that there is not; GatewayUnavailable if none answers, or there is no such
+    path at that URL.
     """
     content = None if body is None else orjson.dumps(body)
     try:
         timeout = aiohttp.ClientTimeout(total=timeout_s)
-        async with session.request(method, url.rstrip("/") + path, data=content, timeout=timeout) as response:
+        target = URL(str(URL(url)).rstrip("/") + path, encoded=True)  # else %2E%2E in the path becomes the folder above
+        async with session.request(method, target, data=content, timeout=timeout) as response:
             answer: Any = orjson.loads(await response.read())
             status = response.status
     except TimeoutError as error:
@@ -36,19 +39,63 @@ async def ask(
         raise _away(url, "what answers there is something else")
     if status == 200:
         return answer
+    raise _refusal(url, f"{method} {path}", status, answer)
+
+
+async def ask_document(session: aiohttp.ClientSession, url: str, document_id: str, what: str = "") -> dict[str, Any]:
+    """What GET /documents/{id} answers. what: `/receipt` for that.
+
+    Raises as `ask` does; NotFound only where there is no document of this very id. A proxy that rewrites paths may have
+    another one asked for (`a/b` in place of `a//b`): GatewayUnavailable.
+    """
     try:
-        message = str(answer["error"]["message"])
-    except (KeyError, TypeError) as error:
-        raise _away(url, f"what answers there, with status {status}, is something else") from error
-    if status not in _ERRORS:
-        raise GatewayUnavailable(f"the gateway at {url} answers with status {status}: {message}")
-    raise _ERRORS[status](message)
+        answer = await ask(session, url, "GET", document_path(document_id) + what)
+        told = answer.get("id", document_id)
+    except NotFound as error:
+        if error.document_id == document_id:
+            raise
+        told = error.document_id
+    if told == document_id:
+        return answer
+    raise GatewayUnavailable(
+        f"asked for the document {document_id!r}, {url} answers for {told!r}: something in between changes paths. "
+        "Name the gateway's own URL"
+    )
+
+
+def document_path(document_id: str) -> str:
+    """The path of a document, percent-encoded: the id is one segment, whatever it holds, also `.` and `..`.
+
+    Raises BadRequest for an empty one.
+    """
+    if not document_id:
+        raise BadRequest("id: is empty")
+    segment = quote(document_id, safe="")
+    return "/documents/" + (segment.replace(".", "%2E") if segment in (".", "..") else segment)
 
 
 async def ask_once(url: str, method: str, path: str, body: Any = None) -> dict[str, Any]:
     """`ask` with a session of its own: one question of a command."""
     async with aiohttp.ClientSession() as session:
         return await ask(session, url, method, path, body)
+
+
+def _refusal(url: str, asked: str, status: int, answer: dict[str, Any]) -> RequestError | GatewayUnavailable:
+    """What a status other than 200 means."""
+    error = answer.get("error")
+    if not isinstance(error, dict) or "message" not in error:
+        return _away(url, f"what answers there, with status {status}, is something else")
+    message, document_id = str(error["message"]), error.get("document_id")
+    if status in _ERRORS:
+        return _ERRORS[status](message)
+    if status != NotFound.status:
+        return GatewayUnavailable(f"the gateway at {url} answers with status {status}: {message}")
+    if isinstance(document_id, str):
+        return NotFound(message, document_id)
+    return GatewayUnavailable(
+        f"what answers at {url} has no {asked} ({message}). Check the URL: it is the gateway's address, with the "
+        "prefix that a proxy puts before its paths, and nothing else"
+    )
 
 
 def _away(url: str, why: str) -> GatewayUnavailable:

@@ -9,7 +9,6 @@ import time
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any
-from urllib.parse import quote
 
 import numpy as np
 from aiohttp import web
@@ -21,6 +20,7 @@ from app.gateway.fanout import Fanout, Gathered
 from app.gateway.openapi import openapi
 from app.gateway.queries import QueryEmbedder, unit_vector
 from app.gateway.receipt import receipt
+from app.gateway.remote import document_path
 from app.gateway.replicas import Replicas
 from app.gateway.stats import stats
 from app.gateway.status import EmbedWorkers, not_ready, pauses, status_body
@@ -119,8 +119,8 @@ class Gateway:
         found = await self._fanout.document(document_id)
         living = [answer for answer in found if not answer["deleted"]]
         if not living:
-            proof = f": it was deleted; its receipt: GET /documents/{quote(document_id, safe='')}/receipt"
-            raise NotFound(f"no document {document_id!r}" + (proof if found else ""))
+            proof = f": it was deleted; its receipt: GET {document_path(document_id)}/receipt"
+            raise NotFound(f"no document {document_id!r}" + (proof if found else ""), document_id)
         return json_response(document_answer(max(living, key=lambda answer: answer["document"]["event_time_ms"])))
 
     async def wait(self, request: web.Request) -> web.Response:
@@ -169,6 +169,8 @@ class Gateway:
         """Errors as JSON, headers, and the count of requests by route."""
         try:
             response = await handler(request)
+        except NotFound as error:
+            response = _error(error.status, str(error), document_id=error.document_id)
         except RequestError as error:
             response = _error(error.status, str(error))
         except Retriable as error:
@@ -190,8 +192,8 @@ class Gateway:
         return response
 
 
-def _error(status: int, message: str) -> web.Response:
-    body: dict[str, Any] = {"error": {"status": status, "message": message}}
+def _error(status: int, message: str, **facts: str | None) -> web.Response:
+    body: dict[str, Any] = {"error": {"status": status, "message": message} | facts}
     return json_response(body, status)
 
 

@@ -8,7 +8,7 @@ import pytest
 from click.testing import CliRunner, Result
 
 from app.cli.main import headrace
-from schemas.errors import NotFound
+from schemas.errors import GatewayUnavailable, NotFound
 from schemas.receipt import Receipt
 
 ANSWER: dict[str, Any] = {
@@ -38,13 +38,13 @@ ANSWER: dict[str, Any] = {
 def printed(monkeypatch: pytest.MonkeyPatch, answer: Any, *flags: str) -> tuple[Result, str]:
     asked: list[str] = []
 
-    async def ask(url: str, method: str, path: str) -> Any:
+    async def ask(_session: Any, url: str, method: str, path: str, **_: Any) -> Any:
         asked.append(f"{method} {url}{path}")
         if isinstance(answer, Exception):
             raise answer
         return Receipt.model_validate(answer, strict=True).model_dump()
 
-    monkeypatch.setattr("app.cli.receipt.ask_once", ask)
+    monkeypatch.setattr("app.gateway.remote.ask", ask)
     arguments = ["receipt", "a/b", "--url", "http://g", *flags]
     result = CliRunner().invoke(headrace, arguments, standalone_mode=False, env={"COLUMNS": "200"})
     assert asked == ["GET http://g/documents/a%2Fb/receipt"]
@@ -71,5 +71,11 @@ def test_what_is_not_everywhere_is_status_1_and_names_who_does_not_say(monkeypat
 
 
 def test_an_id_that_nobody_had_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
-    result, _ = printed(monkeypatch, NotFound("no replica has ever held"))
+    result, _ = printed(monkeypatch, NotFound("no replica has ever held", "a/b"))
     assert isinstance(result.exception, NotFound)
+
+
+def test_what_another_id_has_is_no_receipt_of_this_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    for told in (NotFound("no replica has ever held", "b"), ANSWER | {"id": "b"}):
+        result, _ = printed(monkeypatch, told)
+        assert isinstance(result.exception, GatewayUnavailable)

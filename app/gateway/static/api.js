@@ -63,7 +63,8 @@ export function showJson(value, indent) {
   return JSON.stringify(value, exact, indent);
 }
 
-/** The path of one document; the id may hold any characters. */
+/** The path of one document. Raises Error for the ids `.` and `..`, which fetch resolves, also as %2E. */
 export function documentPath(id) {
+  if (id === "." || id === "..") throw new Error("no browser can ask for this id; GET /documents/{id} of the API has it");
   return `/documents/${encodeURIComponent(id)}`;
 }

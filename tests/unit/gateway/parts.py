@@ -12,6 +12,7 @@ import aiohttp
 import orjson
 from aiohttp import web
 from aiohttp.test_utils import TestClient, TestServer
+from yarl import URL
 
 from app.freshness.lag import LagWatch
 from app.gateway.asking import WorkerApi
@@ -218,7 +219,7 @@ class Served:
         """The message of a search that ends with this status."""
         return message(await self.search(status, **body), status)
 
-    async def get(self, path: str, status: int = 200) -> Any:
+    async def get(self, path: str | URL, status: int = 200) -> Any:
         async with self.client.get(path) as response:
             answer = orjson.loads(await response.read())
             assert response.status == status, answer

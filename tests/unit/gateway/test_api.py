@@ -74,6 +74,16 @@ async def test_a_document_that_is_not_there_is_404_and_a_deleted_one_says_so() -
         )
 
 
+async def test_only_the_404_of_a_document_names_one() -> None:
+    worker = FakeWorker(1, 0)
+    worker.documents["gone"] = stored("gone", deleted=True, text=None)
+    async with gateway(worker) as served:
+        for path, named in (("/documents/a%2Fb", "a/b"), ("/documents/gone", "gone"), ("/documents/a/receipt", "a")):
+            assert (await served.get(path, 404))["error"]["document_id"] == named
+        for path in ("/wrong/documents/a", "/documents/"):
+            assert "document_id" not in (await served.get(path, 404))["error"]
+
+
 async def test_a_document_deleted_in_one_shard_and_living_in_another_is_the_living_one() -> None:
     one, two = FakeWorker(2, 0), FakeWorker(2, 1)
     one.documents["a"], two.documents["a"] = stored("a", deleted=True, text=None), stored("a", shard=1)

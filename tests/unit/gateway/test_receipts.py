@@ -2,11 +2,19 @@
 
 from __future__ import annotations
 
+import asyncio
 from typing import Any
 
+import orjson
+import pytest
+from click.testing import CliRunner
+from yarl import URL
+
+from app.cli.main import headrace
 from app.gateway.directory import COPY_MEMORY_S
+from producers import HeadraceClient
 from schemas.receipt import Receipt
-from tests.unit.gateway.parts import FakeWorker, gateway, message
+from tests.unit.gateway.parts import FakeWorker, gateway, message, stored
 
 
 def row(offset: int, *, deleted: bool = True, at_ms: int = 2000, **changed: Any) -> dict[str, Any]:
@@ -130,6 +138,32 @@ async def test_an_id_that_nobody_ever_had_is_404_and_503_while_that_cannot_be_to
         two.answers = 500
         told = message(await served.get("/documents/x/receipt", 503), 503)
         assert told.startswith("cannot tell: nobody answers for shard 1")
+
+
+@pytest.mark.parametrize("document_id", [".", "..", "a/../b", "a//b", "./receipt", "a b?%2E#ü"])
+async def test_the_client_and_the_command_get_the_document_and_the_receipt_of_any_id(document_id: str) -> None:
+    worker = FakeWorker(1, 0)
+    worker.documents[document_id] = stored(document_id)
+    worker.rows[document_id] = {0: row(3)}
+    async with gateway(worker) as served:
+        url = str(served.client.make_url("/"))
+        with HeadraceClient(url) as client:
+            document = await asyncio.to_thread(client.document, document_id)
+            receipt = await asyncio.to_thread(client.receipt, document_id)
+            assert await asyncio.to_thread(client.receipt, "never") is None
+        command = ["receipt", document_id, "--url", url, "--json"]
+        printed = await asyncio.to_thread(CliRunner().invoke, headrace, command, standalone_mode=False)
+    assert (document or {})["id"] == document_id
+    assert (receipt or {})["source"] == {"partition": 0, "offset": 3}
+    assert (printed.return_value, orjson.loads(printed.output)["id"]) == (0, document_id)
+
+
+async def test_a_deleted_document_of_dots_names_the_path_of_its_receipt() -> None:
+    worker = FakeWorker(1, 0)
+    worker.documents[".."] = stored("..", deleted=True, text=None)
+    async with gateway(worker) as served:
+        told = message(await served.get(URL("/documents/%2E%2E", encoded=True), 404), 404)
+        assert told.endswith("GET /documents/%2E%2E/receipt")
 
 
 async def test_an_id_that_ends_like_the_path_is_asked_for_with_its_slash_encoded() -> None:

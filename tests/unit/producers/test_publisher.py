@@ -8,7 +8,7 @@ import pytest
 from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
-from opentelemetry.trace import SpanKind, StatusCode
+from opentelemetry.trace import NonRecordingSpan, SpanContext, SpanKind, StatusCode, TraceFlags, use_span
 
 from app.observe.tracing import Tracing, parse_traceparent
 from app.settings import Settings
@@ -211,3 +211,18 @@ def test_a_span_open_in_the_application_is_the_parent(settings: Settings) -> Non
             publisher.upsert("a", "x").result(timeout=20)
             wanted = f"{request.get_span_context().trace_id:032x}"
         assert read_topic(settings, 1 if publisher_tracing else 2)[-1].headers["traceparent"].decode()[3:35] == wanted
+
+
+def test_a_span_of_the_application_that_nobody_sends_is_no_parent_and_its_trace_is_kept(settings: Settings) -> None:
+    exporter = InMemorySpanExporter()
+    tracing = Tracing(settings.model_copy(update={"trace_one_in": 1}), "test", SimpleSpanProcessor(exporter))
+    not_sampled = NonRecordingSpan(SpanContext(7, 8, is_remote=False, trace_flags=TraceFlags(0)))
+    with DocumentPublisher(settings, tracing=tracing) as publisher, use_span(not_sampled):
+        publisher.upsert("a", "x").result(timeout=20)
+    (span,) = exporter.get_finished_spans()
+    assert span.context is not None
+    assert (span.context.trace_id, span.parent) == (7, None)
+    (found,) = read_topic(settings, 1)
+    parent = parse_traceparent(found.headers["traceparent"].decode())
+    assert parent is not None
+    assert (parent.trace_id, parent.span_id, parent.trace_flags.sampled) == (7, span.context.span_id, True)
