@@ -78,7 +78,7 @@ bench-staleness:  ## staleness as answers report it against what a prober knows,
 	@$(BENCH_SERVICES)
 	@exec $(BIN)/python -m bench.staleness $(ARGS)
 
-bench-tracing:  ## what traces and probes cost: none, the default, all (6 minutes)
+bench-tracing:  ## what traces and probes cost: none, the default, all (12 minutes)
 	@deploy/setup.sh $(BENCH_SET)
 	@$(BENCH_SERVICES)
 	@exec $(BIN)/python -m bench.tracing_cost $(ARGS)

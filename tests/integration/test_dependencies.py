@@ -270,7 +270,7 @@ def test_a_rolling_restart_of_everything_under_load_loses_no_query_and_no_docume
 
     def publish() -> None:
         number = 0
-        while not stop.wait(0.04):
+        while not stop.wait(0.1):  # one search finds a thousand at most
             sent.append(stack.publisher.upsert(f"{load}-{number}", f"Document {number} of the {load}."))
             number += 1
 
