@@ -5,13 +5,11 @@ from __future__ import annotations
 import signal
 import time
 from collections.abc import Callable, Iterator
-from typing import Any
 
 import pytest
 
 from app.local.kafka import LocalKafka
 from app.local.redis import LocalRedis, find_redis_server
-from tests.conftest import MakeStack
 from tests.services_local import eventually, kafka_or_skip, redis_or_skip
 from tests.stack import Stack, unique
 
@@ -22,31 +20,51 @@ STALE_MS = 4_000
 SESSION_MS = 3000
 
 
-@pytest.fixture
-def kafka(tmp_path: Any) -> Iterator[LocalKafka]:
-    """A Kafka to be killed."""
-    with LocalKafka(tmp_path / "kafka", home=kafka_or_skip()) as kafka:
+@pytest.fixture(scope="module")
+def kafka(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LocalKafka]:
+    """A Kafka to be killed, and started again."""
+    with LocalKafka(tmp_path_factory.mktemp("kafka"), home=kafka_or_skip()) as kafka:
         yield kafka
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def redis() -> Iterator[LocalRedis]:
-    """A Redis to be killed."""
+    """A Redis to be killed, and started again."""
     redis_or_skip()
     with LocalRedis(program=find_redis_server("system")) as redis:
         yield redis
 
 
+@pytest.fixture(scope="module")
+def only_stack(tmp_path_factory: pytest.TempPathFactory, kafka: LocalKafka, redis: LocalRedis) -> Iterator[Stack]:
+    """One index worker, two embed workers of which the second is not started, a gateway."""
+    made = Stack(
+        tmp_path_factory.mktemp("stack"),
+        kafka.address,
+        redis.url,
+        runtime="hashing",
+        partitions=2,
+        session_timeout_ms=SESSION_MS,
+    )
+    with made as stack:
+        stack.create_topics()
+        stack.add_embed("embed-b")
+        stack.start("embed", "index", "search")
+        word = unique("known")
+        stack.search(word, stack.publish_all({f"{word}-{number}": f"{word} {number}" for number in range(8)}))
+        yield stack
+
+
 @pytest.fixture
-def stack(make_stack: MakeStack, kafka: LocalKafka, redis: LocalRedis) -> Stack:
-    """Two replicas of one index worker each, an embed worker, a gateway; everything has been read."""
-    stack = make_stack(kafka.address, redis.url, runtime="hashing", partitions=2, session_timeout_ms=SESSION_MS)
-    stack.add_embed("embed-b")
-    stack.start("embed", "index", "search")
-    word = unique("known")
-    positions = stack.publish_all({f"{word}-{number}": f"{word} {number}" for number in range(8)})
-    stack.search(word, positions)
-    return stack
+def stack(only_stack: Stack) -> Stack:
+    """As it was at first: every test leaves it so, once it is fresh again."""
+    for role in ("embed", "index"):
+        if not only_stack.role(role).running:
+            only_stack.start(role)
+    if only_stack.role("embed-b").running:
+        only_stack.stop("embed-b")
+    eventually(lambda: fresh(only_stack), within_s=40)
+    return only_stack
 
 
 def staleness(stack: Stack) -> dict[str, int]:
@@ -109,6 +127,7 @@ def test_another_embed_worker_takes_over_and_the_shards_of_the_dead_one_are_fres
     stack.send("embed", signal.SIGSTOP)
     eventually(lambda: max(staleness(stack).values()) > FRESH_MS, within_s=20)
     eventually(lambda: fresh(stack), within_s=30)
+    stack.kill("embed")
 
 
 def test_without_redis_answers_stay_fresh_and_say_that_it_is_away(stack: Stack, redis: LocalRedis) -> None:
@@ -118,6 +137,7 @@ def test_without_redis_answers_stay_fresh_and_say_that_it_is_away(stack: Stack, 
     assert stack.status()["embed_workers"] is None
     at = stack.publish("no-redis", "Published without a Redis.")
     assert "no-redis" in stack.hits("Published without a Redis.", at)
+    redis.start()
 
 
 def test_without_kafka_every_shard_grows_stale_and_the_workers_say_why(stack: Stack, kafka: LocalKafka) -> None:
