@@ -93,6 +93,8 @@ class Applier:
         if progress.next_offset is not None and event.offset < progress.next_offset:
             return "redelivered"
         progress.next_offset = event.offset + 1
+        if event.timestamp_ms > 0:  # never later than now: the place must not seem younger than it is
+            progress.read_ms = max(min(event.timestamp_ms, now_ms()), progress.read_ms or 0)
         try:
             headers = decode_headers(event.headers)
             record = (

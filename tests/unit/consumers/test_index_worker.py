@@ -157,9 +157,11 @@ async def test_after_a_rebalance_the_worker_has_the_shards_of_its_partitions(tmp
 async def test_a_shard_whose_log_was_cut_off_is_started_anew(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     async with running(tmp_path, document(0, "a", unit(1))) as parts:
         await until(lambda: parts.applied(0) == 1)
-        parts.worker.rebuild(0, wanted=1, first=5, end=9)
+        reason = parts.worker.cannot_go_on(0, wanted=1, first=5, end=9)
+        assert reason == "it would go on at offset 1, but the topic holds 5 to 9"
+        parts.worker.rebuild(0, reason)
         assert parts.worker.next_offset(0) is None
-        assert "rebuilding it from the beginning" in caplog.text
+        assert "Rebuilding it from the beginning" in caplog.text
 
 
 async def test_readiness_names_what_is_in_the_way(tmp_path: Path) -> None:
