@@ -30,8 +30,8 @@ class RejectedRecord:
 
 
 class Outbox:
-    """Repairs: documents of which an older record than what is held is the last one in the topic. Compaction would keep
-    that one, and a shard built from the topic would be wrong. Rejected records: not yet dead letters.
+    """Repairs: documents whose last record in the topic is older than what is held, or cannot be applied. Compaction
+    would keep that one, and a shard built from the topic would be wrong. Rejected records: not yet dead letters.
 
     Written by the thread that applies, inside its transaction; read by any.
     """
@@ -60,7 +60,7 @@ class Outbox:
             raise
 
     def must_repair(self, doc: int) -> None:
-        """An older record of the document was read."""
+        """A record of the document was read that does not say what is held."""
         if doc not in self._repairs:
             self._writer.execute("INSERT INTO repairs VALUES (?)", (doc,))
             self._repairs = MappingProxyType({**self._repairs, doc: next(self._serials)})

@@ -17,7 +17,7 @@ from schemas.dead_letter import decode_dead_letter
 from schemas.errors import BrokerUnavailable
 from schemas.headers import decode_headers
 from tests.unit.embed.parts import LogProducer
-from tests.unit.shard.parts import EPOCH, NOW_MS, delete, document, open_shard, unit
+from tests.unit.shard.parts import EPOCH, NOW_MS, delete, document, open_shard, unit, watermark
 
 
 class Parts:
@@ -222,6 +222,24 @@ def test_a_damaged_record_does_not_take_the_place_of_the_one_that_it_covers(part
     parts.read(document(0, "a", unit(1), source_offset=9))
     assert parts.read(document(0, "a", unit(0, 1), source_offset=10)._replace(value=b"damaged")) == {"rejected": 1}
     assert parts.rounds() == 1
+    rebuilt = parts.rebuilt()
+    assert what(rebuilt, "a") == what(parts.shard, "a")
+    rebuilt.close()
+
+
+@pytest.mark.parametrize("held", [document(0, "a", unit(1), source_offset=9), delete(0, "a", source_offset=9)])
+@pytest.mark.parametrize(
+    "foreign",
+    [document(0, "a", unit(0, 1), source_offset=10, epoch="older"), delete(0, "a", source_offset=10, epoch="older")],
+)
+def test_a_record_of_another_life_of_the_topics_does_not_take_the_place_of_the_one_that_it_covers(
+    parts: Parts, held: Event, foreign: Event
+) -> None:
+    parts.read(held)
+    unknown = document(0, "b", unit(1), epoch="older")
+    assert parts.read(foreign, unknown, watermark(0, 99, epoch="older")) == {"foreign_epoch": 3}
+    assert parts.rounds() == 1
+    assert parts.rounds() == 0
     rebuilt = parts.rebuilt()
     assert what(rebuilt, "a") == what(parts.shard, "a")
     rebuilt.close()
