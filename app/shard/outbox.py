@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import base64
 import sqlite3
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import count
-from types import MappingProxyType
 
 import orjson
 
@@ -41,36 +40,44 @@ class Outbox:
         self._readers = readers
         self._serials = count()
         rows = self._writer.execute("SELECT doc FROM repairs")
-        self._repairs = MappingProxyType({row[0]: next(self._serials) for row in rows})
+        # changed in place: there may be as many as documents, and a transaction changes a few
+        self._repairs: dict[int, int] = {row[0]: next(self._serials) for row in rows}
+        self._undo: list[tuple[int, int | None]] = []  # what the transaction has changed, and its serial before
         self._has_rejected = self._any_rejected()
 
     @property
-    def repairs(self) -> Mapping[int, int]:
-        """Rows of documents to be written again, each with a number that no earlier repair of it has had."""
-        return self._repairs
+    def repairs(self) -> dict[int, int]:
+        """Rows of documents to be written again, each with a number that no earlier repair of it has had: a copy."""
+        return self._repairs.copy()
 
     @contextmanager
     def transaction(self) -> Iterator[None]:
         """What is remembered here follows the transaction inside: with an error it is as before."""
-        before = self._repairs, self._has_rejected
+        self._undo.clear()
+        had_rejected = self._has_rejected
         try:
             yield
         except BaseException:
-            self._repairs, self._has_rejected = before
+            for doc, serial in reversed(self._undo):
+                if serial is None:
+                    del self._repairs[doc]
+                else:
+                    self._repairs[doc] = serial
+            self._has_rejected = had_rejected
             raise
 
     def must_repair(self, doc: int) -> None:
         """A record of the document was read that does not say what is held."""
         if doc not in self._repairs:
             self._writer.execute("INSERT INTO repairs VALUES (?)", (doc,))
-            self._repairs = MappingProxyType({**self._repairs, doc: next(self._serials)})
+            self._repairs[doc] = next(self._serials)
+            self._undo.append((doc, None))
 
     def repaired(self, doc: int) -> None:
         """The last record in the topic says what is held."""
         if doc in self._repairs:
             self._writer.execute("DELETE FROM repairs WHERE doc = ?", (doc,))
-            left = {other: serial for other, serial in self._repairs.items() if other != doc}
-            self._repairs = MappingProxyType(left)
+            self._undo.append((doc, self._repairs.pop(doc)))
 
     def reject(self, event: Event, error: InvalidVectorRecord) -> None:
         """Keep a record that could not be applied."""

@@ -7,6 +7,8 @@ import sqlite3
 import time
 from collections.abc import Callable
 from concurrent.futures import Future
+from itertools import islice
+from weakref import WeakKeyDictionary
 
 from app.crash import crash_point
 from app.dlq.making import dead_letter
@@ -42,7 +44,8 @@ class WriteBack:
         self._producer = producer
         self._metrics = metrics
         self._clock = clock
-        self._due: dict[tuple[int, int, int], float] = {}  # partition, row of a document, its repair: when it is due
+        # row of a document, its repair: when it is due, in the order of their turns
+        self._due: WeakKeyDictionary[Shard, dict[tuple[int, int], float]] = WeakKeyDictionary()
 
     def run(self, shard: Shard) -> list[int]:
         """Write what the shard owes, and wait until Kafka has it.
@@ -73,13 +76,16 @@ class WriteBack:
 
     def _due_now(self, shard: Shard) -> list[int]:
         """Those that were there the last time as well: while a shard reads on, most are repaired by what follows."""
-        owed = {(shard.partition, doc, serial) for doc, serial in shard.outbox.repairs.items()}
-        for key in [key for key in self._due if key[0] == shard.partition and key not in owed]:
-            del self._due[key]
-        now = self._clock()
-        due = [key for key in sorted(owed) if self._due.setdefault(key, now) < now][:_MOST_RECORDS]
-        self._due |= dict.fromkeys(due, now + _AGAIN_S)
-        return [doc for _, doc, _ in due]
+        now, owed, due = self._clock(), shard.outbox.repairs.items(), self._due.setdefault(shard, {})
+        for key in [key for key in due if key not in owed]:
+            del due[key]
+        for key in owed:
+            due.setdefault(key, now)
+        chosen = list(islice((key for key, when in due.items() if when < now), _MOST_RECORDS))
+        for key in chosen:  # behind all others
+            del due[key]
+            due[key] = now + _AGAIN_S
+        return [doc for doc, _ in chosen]
 
     def _repair(self, shard: Shard, doc: int) -> Record | None:
         try:

@@ -11,10 +11,11 @@ import pytest
 from app.event import Event
 from app.observe.metrics import IndexMetrics
 from app.settings import Settings
+from app.shard import write_back as module
 from app.shard.shard import Shard
 from app.shard.write_back import WriteBack
 from schemas.dead_letter import decode_dead_letter
-from schemas.errors import BrokerUnavailable
+from schemas.errors import BrokerUnavailable, FingerprintMismatch
 from schemas.headers import decode_headers
 from tests.unit.embed.parts import LogProducer
 from tests.unit.shard.parts import EPOCH, NOW_MS, delete, document, open_shard, unit, watermark
@@ -143,6 +144,51 @@ def test_a_repair_that_is_not_seen_in_the_topic_is_written_again(parts: Parts) -
     parts.producer.error = parts.producer.lose = None
     parts.now = 40
     assert parts.rounds() == 1
+
+
+def owed(parts: Parts) -> set[str]:
+    """Documents to be repaired, by what is remembered; the file says the same."""
+    remembered = set(parts.shard.outbox.repairs)
+    assert {doc for (doc,) in parts.shard._store.writer.execute("SELECT doc FROM repairs")} == remembered
+    names = parts.shard._store.writer.execute("SELECT doc, id FROM documents")
+    return {name for doc, name in names if doc in remembered}
+
+
+def test_what_is_owed_is_as_before_when_the_transaction_fails(parts: Parts) -> None:
+    newer = [document(0, name, unit(1), source_offset=9) for name in "abcd"]
+    older = [document(0, name, unit(0, 1), source_offset=3) for name in "abc"]
+    parts.read(*newer, *older[:2])
+    before = parts.shard.outbox.repairs
+    again = [
+        document(0, "a", unit(1), source_offset=10),
+        older[1],
+        older[2],
+        document(0, "c", unit(1), source_offset=11),
+    ]
+    again += [document(0, "a", unit(0, 1), source_offset=3), document(0, "d", unit(0, 1), source_offset=3)]
+    with pytest.raises(FingerprintMismatch):
+        parts.read(*again, document(0, "e", unit(1), fingerprint="other"))
+    del parts.log[-len(again) - 1 :]
+    assert parts.shard.outbox.repairs == before
+    assert owed(parts) == {"a", "b"}
+    parts.read(*again)
+    assert owed(parts) == {"a", "b", "d"}
+    assert {before[doc] for doc in before} & {*parts.shard.outbox.repairs.values()} == {before[2]}, "that of b"
+
+
+def test_more_than_a_round_holds_is_written_in_turns_none_twice_before_all_were(
+    parts: Parts, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "_MOST_RECORDS", 2)
+    monkeypatch.setattr(module, "_AGAIN_S", 0.5)
+    for name in "abcde":
+        parts.read(document(0, name, unit(1), source_offset=9), document(0, name, unit(0, 1), source_offset=3))
+    written = []
+    for _ in range(6):
+        parts.now += 1
+        parts.write_back.run(parts.shard)
+        written += [(record.key or b"").decode() for record in parts.producer.take()]
+    assert written == ["a", "b", "c", "d", "e", "a", "b", "c", "d", "e"]
 
 
 def test_a_record_that_does_not_know_the_version_its_document_has_is_completed(parts: Parts) -> None:
