@@ -46,19 +46,28 @@ class WriteBack:
         self._clock = clock
         # row of a document, its repair: when it is due, in the order of their turns
         self._due: WeakKeyDictionary[Shard, dict[tuple[int, int], float]] = WeakKeyDictionary()
+        # offsets of dead letters that Kafka has, and the shard not yet forgotten: its disk may refuse that for hours
+        self._confirmed: WeakKeyDictionary[Shard, set[int]] = WeakKeyDictionary()
 
     def run(self, shard: Shard) -> list[int]:
         """Write what the shard owes, and wait until Kafka has it.
 
-        Returns the offsets of the rejected records that are dead letters now. A repair is done when the shard reads
-        its own record: until then it is written again every 30 s. Raises Retriable, and sqlite3.ProgrammingError if
-        the shard was closed meanwhile.
+        Returns the offsets of the rejected records that are dead letters now, until the shard has forgotten them; none
+        is written twice meanwhile. A repair is done when the shard reads its own record: until then it is written again
+        every 30 s. Raises Retriable, and sqlite3.ProgrammingError if the shard was closed meanwhile.
         """
         rejected = shard.outbox.rejected(_MOST_RECORDS)
+        offsets = [record.offset for record in rejected]
+        confirmed = self._confirmed.setdefault(shard, set())
+        confirmed.intersection_update(offsets)
         repairs = [record for doc in self._due_now(shard) if (record := self._repair(shard, doc)) is not None]
-        letters = [self._dead_letter(shard.partition, record) for record in rejected]
-        if not repairs and not letters:
-            return []
+        letters = [self._dead_letter(shard.partition, item) for item in rejected if item.offset not in confirmed]
+        if repairs or letters:
+            self._deliver(repairs, letters)
+        confirmed.update(offsets)
+        return offsets
+
+    def _deliver(self, repairs: list[Record], letters: list[Record]) -> None:
         delivered: Future[list[Position]] = self._producer.deliver([*repairs, *letters])
         delivered.result(_DELIVERY_S)
         if repairs:
@@ -72,7 +81,6 @@ class WriteBack:
                 "an older record of document %r was the last in %s: what is held was written again",
                 *((record.key or b"").decode(errors="replace"), record.topic),
             )
-        return [record.offset for record in rejected]
 
     def _due_now(self, shard: Shard) -> list[int]:
         """Those that were there the last time as well: while a shard reads on, most are repaired by what follows."""

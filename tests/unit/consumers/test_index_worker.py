@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import sqlite3
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -124,6 +125,29 @@ async def test_a_damaged_record_is_named_and_the_next_is_applied(
         told = decode_dead_letter(letter.headers)
         assert (told.topic, told.partition, told.offset, told.stage) == ("documents.vectors", 0, 0, "index")
         await until(lambda: not parts.worker.shards.open[0].outbox.rejected(9))
+
+
+async def test_a_disk_that_refuses_to_forget_a_dead_letter_makes_no_second_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "_WRITE_BACK_S", 0.01)
+    refused, full = [0], [True]
+    async with running(tmp_path) as parts:
+        outbox = parts.worker.shards.open[0].outbox
+        forget = outbox.dead_lettered
+
+        def forget_if_there_is_room(offsets: Any) -> None:
+            if full[0]:
+                refused[0] += 1
+                raise sqlite3.OperationalError("database or disk is full")
+            forget(offsets)
+
+        monkeypatch.setattr(outbox, "dead_lettered", forget_if_there_is_room)
+        await give(parts, document(0, "a", unit(1))._replace(value=b"damaged"))
+        await until(lambda: refused[0] > 5)
+        full[0] = False
+        await until(lambda: not outbox.rejected(9))
+        assert [letter.key for letter in parts.producer.log] == [b"a"]
 
 
 async def test_what_an_older_record_covered_in_the_topic_is_written_there_again(

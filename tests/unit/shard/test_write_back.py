@@ -264,6 +264,31 @@ def test_a_record_that_cannot_be_applied_becomes_a_dead_letter_as_it_came(parts:
     assert parts.write_back.run(parts.shard) == []
 
 
+def test_a_dead_letter_is_written_once_however_long_the_disk_refuses_to_forget_it(parts: Parts) -> None:
+    def letters(forgets: bool) -> list[bytes]:
+        done = parts.write_back.run(parts.shard)
+        assert done == sorted(done)
+        if forgets:
+            parts.shard.outbox.dead_lettered(done)
+        return [record.key or b"" for record in parts.producer.take()]
+
+    def damaged(key: str) -> Event:
+        return document(0, key, unit(1))._replace(value=b"damaged")
+
+    parts.read(damaged("a"))
+    assert [letters(forgets=False) for _ in range(3)] == [[b"a"], [], []]
+    parts.read(damaged("b"))
+    assert [letters(forgets=False) for _ in range(2)] == [[b"b"], []]
+    assert (letters(forgets=True), parts.shard.outbox.rejected(9)) == ([], [])
+    parts.read(damaged("c"))
+    parts.producer.error, parts.producer.lose = BrokerUnavailable("gone"), 0
+    with pytest.raises(BrokerUnavailable):
+        letters(forgets=True)
+    parts.producer.error = parts.producer.lose = None
+    parts.producer.take()
+    assert [letters(forgets=True) for _ in range(2)] == [[b"c"], []]
+
+
 def test_a_damaged_record_does_not_take_the_place_of_the_one_that_it_covers(parts: Parts) -> None:
     parts.read(document(0, "a", unit(1), source_offset=9))
     assert parts.read(document(0, "a", unit(0, 1), source_offset=10)._replace(value=b"damaged")) == {"rejected": 1}
