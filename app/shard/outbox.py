@@ -5,7 +5,7 @@ from __future__ import annotations
 import base64
 import sqlite3
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from itertools import count
 
@@ -88,13 +88,19 @@ class Outbox:
         )
         self._has_rejected = True
 
-    def rejected(self, limit: int) -> list[RejectedRecord]:
-        """Those that were read first."""
+    def rejected(self, limit: int, most_bytes: int = 2**63) -> list[RejectedRecord]:
+        """Those that were read first, until their values have so many bytes."""
         if not self._has_rejected:
             return []
-        with self._readers.reading() as connection:
-            rows = connection.execute("SELECT * FROM rejected ORDER BY record_offset LIMIT ?", (limit,)).fetchall()
-        return [RejectedRecord(row[0], row[1], row[2], _headers(row[3]), row[4], row[5]) for row in rows]
+        found: list[RejectedRecord] = []
+        sql = "SELECT * FROM rejected ORDER BY record_offset LIMIT ?"
+        with self._readers.reading() as connection, closing(connection.execute(sql, (limit,))) as rows:
+            for row in rows:
+                found.append(RejectedRecord(row[0], row[1], row[2], _headers(row[3]), row[4], row[5]))
+                most_bytes -= len(row[2] or b"")
+                if most_bytes <= 0:
+                    break
+        return found
 
     def dead_lettered(self, offsets: Iterable[int]) -> None:
         """They are in the dead letter topic, and are forgotten here."""

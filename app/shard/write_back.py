@@ -24,6 +24,7 @@ from schemas.vector_record import VectorRecord, encode_vector_record
 log = logging.getLogger("headrace.index")
 
 _MOST_RECORDS = 100  # of a shard and round
+_MOST_BYTES = 16 * 2**20  # of their values, and one record more: all of them are in memory at once
 _AGAIN_S = 30.0
 _DELIVERY_S = 130.0  # a little more than the producer's own delivery timeout
 
@@ -56,12 +57,12 @@ class WriteBack:
         is written twice meanwhile. A repair is done when the shard reads its own record: until then it is written again
         every 30 s. Raises Retriable, and sqlite3.ProgrammingError if the shard was closed meanwhile.
         """
-        rejected = shard.outbox.rejected(_MOST_RECORDS)
+        rejected = shard.outbox.rejected(_MOST_RECORDS, _MOST_BYTES)
         offsets = [record.offset for record in rejected]
         confirmed = self._confirmed.setdefault(shard, set())
         confirmed.intersection_update(offsets)
-        repairs = [record for doc in self._due_now(shard) if (record := self._repair(shard, doc)) is not None]
         letters = [self._dead_letter(shard.partition, item) for item in rejected if item.offset not in confirmed]
+        repairs = self._repairs(shard, _MOST_BYTES - sum(map(_size, letters)))
         if repairs or letters:
             self._deliver(repairs, letters)
         confirmed.update(offsets)
@@ -82,18 +83,24 @@ class WriteBack:
                 *((record.key or b"").decode(errors="replace"), record.topic),
             )
 
-    def _due_now(self, shard: Shard) -> list[int]:
+    def _repairs(self, shard: Shard, room_bytes: int) -> list[Record]:
         """Those that were there the last time as well: while a shard reads on, most are repaired by what follows."""
         now, owed, due = self._clock(), shard.outbox.repairs.items(), self._due.setdefault(shard, {})
         for key in [key for key in due if key not in owed]:
             del due[key]
         for key in owed:
             due.setdefault(key, now)
-        chosen = list(islice((key for key, when in due.items() if when < now), _MOST_RECORDS))
-        for key in chosen:  # behind all others
+        records = []
+        for key in list(islice((key for key, when in due.items() if when < now), _MOST_RECORDS)):
+            if room_bytes <= 0:
+                break
             del due[key]
-            due[key] = now + _AGAIN_S
-        return [doc for doc, _ in chosen]
+            due[key] = now + _AGAIN_S  # behind all others
+            record = self._repair(shard, key[0])
+            if record is not None:
+                records.append(record)
+                room_bytes -= _size(record)
+        return records
 
     def _repair(self, shard: Shard, doc: int) -> Record | None:
         try:
@@ -129,6 +136,10 @@ class WriteBack:
             error_class=record.error,
             message=record.message,
         )
+
+
+def _size(record: Record) -> int:
+    return len(record.value or b"")
 
 
 def _record(held: WholeDocument) -> VectorRecord:

@@ -191,6 +191,25 @@ def test_more_than_a_round_holds_is_written_in_turns_none_twice_before_all_were(
     assert written == ["a", "b", "c", "d", "e", "a", "b", "c", "d", "e"]
 
 
+def test_of_large_records_a_round_writes_few_and_the_next_goes_on(
+    parts: Parts, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "_MOST_BYTES", 2000)
+    for name in "abcd":
+        parts.read(
+            document(0, name, unit(1), source_offset=9, text="x" * 900),
+            document(0, name, unit(0, 1), source_offset=3),
+            document(0, name.upper(), unit(1))._replace(value=b"damaged" * 100),
+        )
+    parts.read(document(0, "E", unit(1))._replace(value=b"damaged" * 1000))
+    rounds = []
+    for _ in range(6):
+        parts.now += 1
+        parts.shard.outbox.dead_lettered(parts.write_back.run(parts.shard))
+        rounds.append("".join((record.key or b"").decode() for record in parts.producer.take()))
+    assert rounds == ["ABC", "DE", "ab", "cd", "", ""]
+
+
 def test_a_record_that_does_not_know_the_version_its_document_has_is_completed(parts: Parts) -> None:
     """A worker without Redis wrote it; from the topic alone a shard would let in what is older than that version."""
     parts.read(document(0, "a", unit(1), source_offset=1, version=2))
