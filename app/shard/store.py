@@ -258,8 +258,9 @@ class ShardStore:
             yield connection, dict(connection.execute("SELECT name, value FROM meta"))
 
     @contextmanager
-    def everything(self) -> Iterator[tuple[Progress, NDArray[np.int64], Iterator[ChunkRow]]]:
-        """The progress of the file, all labels ascending, and all chunks in their order, for what is derived from them.
+    def everything(self) -> Iterator[tuple[Progress, int, NDArray[np.int64], Iterator[ChunkRow]]]:
+        """For what is derived from them: the progress of the file, the highest label ever given out, all labels
+        ascending, and all chunks in their order.
 
         One state of the file, whatever is written meanwhile. Raises ShardCorrupt if the file is damaged.
         """
@@ -267,7 +268,7 @@ class ShardStore:
             with self.state() as (connection, meta):
                 progress = progress_of(meta)
                 labels = np.fromiter((row[0] for row in connection.execute("SELECT label FROM chunks")), np.int64)
-                yield progress, np.sort(labels), _chunk_rows(connection)
+                yield progress, _last_label(connection), np.sort(labels), _chunk_rows(connection)
         except sqlite3.ProgrammingError:  # closed meanwhile
             raise
         except sqlite3.DatabaseError as error:
@@ -302,8 +303,7 @@ class ShardStore:
 
     def last_label(self) -> int:
         """The highest label ever given out; 0 in a new shard."""
-        row = self.writer.execute(_LAST_LABEL).fetchone()
-        return row[0] if row else 0
+        return _last_label(self.writer)
 
     def end_reads(self) -> None:
         """Cut short what is being read; the store can only be closed after this."""
@@ -357,6 +357,11 @@ def _one_state(connection: sqlite3.Connection) -> Iterator[None]:
 def progress_of(meta: dict[str, Any]) -> Progress:
     """From the rows of the table `meta`."""
     return Progress(**{name: meta[name] for name in _PROGRESS if name in meta})
+
+
+def _last_label(connection: sqlite3.Connection) -> int:
+    row = connection.execute(_LAST_LABEL).fetchone()
+    return row[0] if row else 0
 
 
 def _chunk_rows(connection: sqlite3.Connection) -> Iterator[ChunkRow]:
