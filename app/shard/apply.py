@@ -93,6 +93,8 @@ class Applier:
         if progress.next_offset is not None and event.offset < progress.next_offset:
             return "redelivered"
         progress.next_offset = event.offset + 1
+        if event.timestamp_ms > 0:  # never later than now: the place must not seem younger than it is
+            progress.read_ms = max(min(event.timestamp_ms, now_ms()), progress.read_ms or 0)
         try:
             headers = decode_headers(event.headers)
             record = (
@@ -104,12 +106,12 @@ class Applier:
         except InvalidVectorRecord as error:
             change.rejected.append((event, error))
             self._store.outbox.reject(event, error)
-            covered = self._store.held((event.key or b"").decode(errors="replace"))
-            if covered is not None:  # it is the last of its key now
-                self._store.outbox.must_repair(covered.doc)
+            self._covered((event.key or b"").decode(errors="replace"))
             return "rejected"
-        if headers.epoch != self._epoch:
-            return "foreign_epoch"  # from before the topics were made again: its offsets mean nothing here
+        if headers.epoch != self._epoch:  # from before the topics were made again: its offsets mean nothing here
+            if headers.kind != "watermark":
+                self._covered(document_id)
+            return "foreign_epoch"
         headers.stages["arrived"] = event.consumed_ns
         if headers.kind == "watermark":
             outcome = "watermark"
@@ -119,6 +121,12 @@ class Applier:
             progress.read_through = headers.through
             progress.read_as_of_ms = max(_as_of_ms(headers, event), progress.read_as_of_ms or 0)
         return outcome
+
+    def _covered(self, document_id: str) -> None:
+        """A record that is not applied is the last of its key now: compaction would keep it, and not what is held."""
+        held = self._store.held(document_id)
+        if held is not None:
+            self._store.outbox.must_repair(held.doc)
 
     def _believe(self, complete_at: int | None) -> None:
         progress = self._store.progress

@@ -55,14 +55,16 @@ class Copies:
 
     def expand(
         self, points: NDArray[np.int64], scores: NDArray[np.float32], most: int
-    ) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
-        """Each point by its rows, of one point at most `most`."""
+    ) -> tuple[NDArray[np.int64], NDArray[np.float32], int]:
+        """Each point by its rows, of one point at most `most`; and of how many points that is all."""
         if not self._rows:
-            return points, scores
+            return points, scores, len(points)
         rows: list[int] = []
         counts: list[int] = []
+        whole = 0
         for point in points.tolist():
-            own = self._rows.get(point, (point,))[:most]
-            rows += own
-            counts.append(len(own))
-        return np.array(rows, np.int64), np.repeat(scores, counts)
+            own = self._rows.get(point, (point,))
+            whole += len(own) <= most
+            rows += own[:most]
+            counts.append(min(len(own), most))
+        return np.array(rows, np.int64), np.repeat(scores, counts), whole

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from typing import Any
+from typing import Any, NamedTuple
 
 import hnswlib
 import numpy as np
@@ -17,7 +17,18 @@ from app.shard.lock import GraphLock
 FIRST_CAPACITY = 262_144
 _LINK_BYTES = 4
 _POINT_BYTES = 8 + 40 + 8 + 4 + 2 + 60  # label, mutex, pointer, level, visited mark, entry of the label table
-_EMPTY = (np.empty(0, np.int64), np.empty(0, np.float32))
+
+
+class Reached(NamedTuple):
+    """What a search of a graph found: rows and their inner products, best first. points: how many of whose rows none is
+    left out."""
+
+    rows: NDArray[np.int64]
+    scores: NDArray[np.float32]
+    points: int
+
+
+_NOTHING = Reached(np.empty(0, np.int64), np.empty(0, np.float32), 0)
 
 
 class Graph:
@@ -99,8 +110,8 @@ class Graph:
                 self._index.mark_deleted(point)
                 self.dead += 1
 
-    def search(self, query: NDArray[np.float32], k: int) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
-        """The rows of up to k points and their inner products, best first. Fewer if points cannot be reached."""
+    def search(self, query: NDArray[np.float32], k: int) -> Reached:
+        """The rows of up to k points. Fewer if points cannot be reached."""
         most = k
         k = min(k, self.living)
         while k > 0:
@@ -109,8 +120,8 @@ class Graph:
             except RuntimeError:
                 k //= 2  # hnswlib gives no partial result when it reaches fewer than k living points
             else:
-                return self._copies.expand(rows[0].astype(np.int64), 1.0 - distances[0], most)
-        return _EMPTY
+                return Reached(*self._copies.expand(rows[0].astype(np.int64), 1.0 - distances[0], most))
+        return _NOTHING
 
     def state(self) -> tuple[dict[str, Any], float]:
         """A copy of everything, and how long that held the interpreter in seconds.

@@ -19,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from app.shard.generation import NEVER, Generation, Ranked, Rows
-from app.shard.graph import Graph
+from app.shard.graph import Graph, Reached
 from schemas.filters import Filter
 
 # How long a change may hold up a query. While queries come, about two insertions at 100,000 points; else the cost
@@ -148,13 +148,13 @@ class HnswIndex:
             return self._search_matching(query, k, parsed)
         wanted = 2 * k + 8  # documents have several chunks, and some points may have died since
         while True:
-            generation, rows, scores = self._ask_graph(query, wanted)
-            found = self._with_buffer(generation, query, k, rows, scores)
+            generation, reached = self._ask_graph(query, wanted)
+            found = self._with_buffer(generation, query, k, reached)
             if len(found) >= k:
                 return found
             living = generation.graph.living
             if wanted >= living:
-                return found if len(rows) >= living else generation.exact(query, k)  # some cannot be reached
+                return found if reached.points >= living else generation.exact(query, k)  # some cannot be reached
             wanted *= 4
 
     def absorb(self) -> bool:
@@ -212,9 +212,7 @@ class HnswIndex:
     def _buffer(self, start: int, end: int) -> NDArray[np.float32]:
         return self._matrix[start - self._origin : end - self._origin]
 
-    def _ask_graph(
-        self, query: NDArray[np.float32], wanted: int
-    ) -> tuple[Generation, NDArray[np.int64], NDArray[np.float32]]:
+    def _ask_graph(self, query: NDArray[np.float32], wanted: int) -> tuple[Generation, Reached]:
         self._last_query = time.monotonic()
         while True:
             graph = self._generation.graph
@@ -222,7 +220,7 @@ class HnswIndex:
             try:
                 generation = self._generation
                 if generation.graph is graph:
-                    return generation, *graph.search(query, wanted)
+                    return generation, graph.search(query, wanted)
             finally:
                 graph.lock.leave()
 
@@ -231,11 +229,11 @@ class HnswIndex:
         generation: Generation,
         query: NDArray[np.float32],
         k: int,
-        found: NDArray[np.int64],
-        scores: NDArray[np.float32],
+        reached: Reached,
         mask: NDArray[np.bool_] | None = None,
     ) -> list[Ranked]:
         """What the graph found and what the buffer holds. mask: which rows are allowed, None for all."""
+        found, scores, _ = reached
         if mask is not None:
             fits = mask[found]
             found, scores = found[fits], scores[fits]
@@ -255,10 +253,10 @@ class HnswIndex:
         allowed = np.flatnonzero(generation.alive & mask)
         wanted = int((2 * k + 8) * _OVERSAMPLING * generation.chunks / max(1, len(allowed)))
         while _EXACT_ROW_US * len(allowed) > _GRAPH_RESULT_US * wanted:
-            asked, rows, scores = self._ask_graph(query, wanted)
+            asked, reached = self._ask_graph(query, wanted)
             if asked.end != generation.end or asked.graph is not generation.graph:  # else its rows are the same
                 mask = asked.rows.columns.mask(parsed, asked.end)
-            found = self._with_buffer(asked, query, k, rows, scores, mask)
+            found = self._with_buffer(asked, query, k, reached, mask)
             if len(found) >= k:
                 return found
             wanted *= 4

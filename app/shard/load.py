@@ -43,13 +43,13 @@ def load(store: ShardStore, settings: Settings, keywords: KeywordFeed, facts_now
     """Read everything. facts_now: what a snapshot must agree with. Raises ShardCorrupt."""
     started = time.perf_counter()
     path = store.path.with_suffix(".graph")
-    with store.everything() as (progress, labels, chunks):
+    with store.everything() as (progress, last_label, labels, chunks):
         if progress.dim is None:
             if path.exists():
                 set_aside(path, "the file has no chunk: the last transactions were lost (a power cut?)")
             return Loaded(progress)
         reader = _Reader(progress.dim, store.dtype)
-        snapshot = _read_snapshot(path, facts_now, progress, labels)
+        snapshot = _read_snapshot(path, facts_now, progress, last_label, labels)
         if snapshot is not None:
             reader.expect(snapshot[1].pop("row_labels"))
         reader.read(chunks, keywords)
@@ -112,12 +112,12 @@ def _metadata(block: list[ChunkRow]) -> list[dict[str, Any]]:
 
 
 def _read_snapshot(
-    path: Path, facts_now: SnapshotFacts, progress: Progress, labels: NDArray[np.int64]
+    path: Path, facts_now: SnapshotFacts, progress: Progress, last_label: int, labels: NDArray[np.int64]
 ) -> tuple[SnapshotFacts, dict[str, Any]] | None:
     try:
         facts, state = read_snapshot(path)
         check_facts(facts, facts_now, progress)
-        _check_rows(state, labels)
+        _check_rows(state, last_label, labels)
     except FileNotFoundError:
         return None
     except (SnapshotUnusable, OSError, KeyError, ValueError) as error:
@@ -142,12 +142,17 @@ def check_facts(facts: SnapshotFacts, wanted: SnapshotFacts, progress: Progress)
         )
 
 
-def _check_rows(state: dict[str, Any], labels: NDArray[np.int64]) -> None:
+def _check_rows(state: dict[str, Any], last_label: int, labels: NDArray[np.int64]) -> None:
     """Raises SnapshotUnusable unless its rows are in order, and know each of the file's labels up to their last."""
     rows = state["row_labels"]
     ids = _ids(state)
     if (np.diff(rows) <= 0).any() or (len(ids) and not 0 <= ids.min() <= ids.max() < len(rows)):
         raise SnapshotUnusable("its rows are not in order")
+    if len(rows) and rows[-1] > last_label:  # which the file will give to other chunks
+        raise SnapshotUnusable(
+            f"it knows chunks up to {rows[-1]}, the file has given out {last_label}: the last transactions were lost "
+            "(a power cut?)"
+        )
     known = labels[labels <= rows[-1]] if len(rows) else labels[:0]
     if not np.isin(known, rows, assume_unique=True).all():
         raise SnapshotUnusable("it lacks chunks that the file has")

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import base64
 import sqlite3
-from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Iterable, Iterator
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from itertools import count
-from types import MappingProxyType
 
 import orjson
 
@@ -30,8 +29,8 @@ class RejectedRecord:
 
 
 class Outbox:
-    """Repairs: documents of which an older record than what is held is the last one in the topic. Compaction would keep
-    that one, and a shard built from the topic would be wrong. Rejected records: not yet dead letters.
+    """Repairs: documents whose last record in the topic is older than what is held, or cannot be applied. Compaction
+    would keep that one, and a shard built from the topic would be wrong. Rejected records: not yet dead letters.
 
     Written by the thread that applies, inside its transaction; read by any.
     """
@@ -41,36 +40,44 @@ class Outbox:
         self._readers = readers
         self._serials = count()
         rows = self._writer.execute("SELECT doc FROM repairs")
-        self._repairs = MappingProxyType({row[0]: next(self._serials) for row in rows})
+        # changed in place: there may be as many as documents, and a transaction changes a few
+        self._repairs: dict[int, int] = {row[0]: next(self._serials) for row in rows}
+        self._undo: list[tuple[int, int | None]] = []  # what the transaction has changed, and its serial before
         self._has_rejected = self._any_rejected()
 
     @property
-    def repairs(self) -> Mapping[int, int]:
-        """Rows of documents to be written again, each with a number that no earlier repair of it has had."""
-        return self._repairs
+    def repairs(self) -> dict[int, int]:
+        """Rows of documents to be written again, each with a number that no earlier repair of it has had: a copy."""
+        return self._repairs.copy()
 
     @contextmanager
     def transaction(self) -> Iterator[None]:
         """What is remembered here follows the transaction inside: with an error it is as before."""
-        before = self._repairs, self._has_rejected
+        self._undo.clear()
+        had_rejected = self._has_rejected
         try:
             yield
         except BaseException:
-            self._repairs, self._has_rejected = before
+            for doc, serial in reversed(self._undo):
+                if serial is None:
+                    del self._repairs[doc]
+                else:
+                    self._repairs[doc] = serial
+            self._has_rejected = had_rejected
             raise
 
     def must_repair(self, doc: int) -> None:
-        """An older record of the document was read."""
+        """A record of the document was read that does not say what is held."""
         if doc not in self._repairs:
             self._writer.execute("INSERT INTO repairs VALUES (?)", (doc,))
-            self._repairs = MappingProxyType({**self._repairs, doc: next(self._serials)})
+            self._repairs[doc] = next(self._serials)
+            self._undo.append((doc, None))
 
     def repaired(self, doc: int) -> None:
         """The last record in the topic says what is held."""
         if doc in self._repairs:
             self._writer.execute("DELETE FROM repairs WHERE doc = ?", (doc,))
-            left = {other: serial for other, serial in self._repairs.items() if other != doc}
-            self._repairs = MappingProxyType(left)
+            self._undo.append((doc, self._repairs.pop(doc)))
 
     def reject(self, event: Event, error: InvalidVectorRecord) -> None:
         """Keep a record that could not be applied."""
@@ -81,13 +88,19 @@ class Outbox:
         )
         self._has_rejected = True
 
-    def rejected(self, limit: int) -> list[RejectedRecord]:
-        """Those that were read first."""
+    def rejected(self, limit: int, most_bytes: int = 2**63) -> list[RejectedRecord]:
+        """Those that were read first, until their values have so many bytes."""
         if not self._has_rejected:
             return []
-        with self._readers.reading() as connection:
-            rows = connection.execute("SELECT * FROM rejected ORDER BY record_offset LIMIT ?", (limit,)).fetchall()
-        return [RejectedRecord(row[0], row[1], row[2], _headers(row[3]), row[4], row[5]) for row in rows]
+        found: list[RejectedRecord] = []
+        sql = "SELECT * FROM rejected ORDER BY record_offset LIMIT ?"
+        with self._readers.reading() as connection, closing(connection.execute(sql, (limit,))) as rows:
+            for row in rows:
+                found.append(RejectedRecord(row[0], row[1], row[2], _headers(row[3]), row[4], row[5]))
+                most_bytes -= len(row[2] or b"")
+                if most_bytes <= 0:
+                    break
+        return found
 
     def dead_lettered(self, offsets: Iterable[int]) -> None:
         """They are in the dead letter topic, and are forgotten here."""

@@ -28,7 +28,7 @@ from app.shard.load import Loaded, load
 from app.shard.outbox import Outbox
 from app.shard.snapshot import SnapshotFacts
 from app.shard.status import ShardStatus, shard_status
-from app.shard.store import Progress, ShardStore, StoredDocument, WholeDocument
+from app.shard.store import Progress, ShardStore, StoredDocument, WholeDocument, now_ms
 from app.shard.upkeep import Upkeep
 from schemas.errors import BadRequest, NotServing, ShardCorrupt
 from schemas.filters import Filter, filter_fields
@@ -50,7 +50,7 @@ class Shard:
         """Open the file, or create it."""
         self.partition = partition
         self._settings = settings
-        self._store = ShardStore(path, epoch, settings.tombstone_retention_hours * 3_600_000, settings.vector_storage)
+        self._store = ShardStore(path, epoch, settings.vector_storage)
         self._applier = Applier(self._store, epoch)
         self._index: HnswIndex | None = None
         self._keywords = KeywordFeed(settings.keyword_stemmer)
@@ -68,6 +68,11 @@ class Shard:
     def next_offset(self) -> int | None:
         """Where to read on in the vectors topic; None in a new shard."""
         return self._store.progress.next_offset
+
+    @property
+    def may_miss_deletes(self) -> bool:
+        """Whether Kafka may have removed tombstones that come after the place where reading goes on."""
+        return now_ms() - self._store.place_ms > self._settings.tombstone_retention_hours * 3_600_000
 
     @property
     def stored_bytes(self) -> int:

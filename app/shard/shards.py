@@ -12,11 +12,13 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import AbstractContextManager
 from pathlib import Path
 from types import MappingProxyType
+from typing import NamedTuple
 
 from app.settings import Settings
 from app.shard.memory import available_bytes
 from app.shard.shard import Shard
 from app.watchdog import Watchdog, changing
+from schemas.errors import Fatal, Stalled
 
 log = logging.getLogger("headrace.shard")
 
@@ -25,6 +27,9 @@ _KEYWORD_REST_S = 0.01
 _KEYWORD_SHARE = 0.25  # of a core at most: a commit takes about 10 ms, so words can be found within about 50 ms
 _MAINTAIN_REST_S = 1.0
 _TROUBLE_S = 5.0
+# In a row, for one shard. What they work on is derived, and a start makes it anew from the rows; a writer of tantivy
+# that has died stays dead
+_MOST_FAILURES = 5
 _ROOM_S = 5.0
 _SMALL_BYTES = 4 * 2**20  # of a file: loaded in less time than it takes to tell that it is being loaded
 _LEAST_BYTES_PER_S = 2 * 2**20  # of a file that is loaded, or of a graph that is written; usual are 100 MB/s
@@ -41,11 +46,12 @@ class Shards:
         self._open: Mapping[int, Shard] = MappingProxyType({})
         self._loading: dict[int, Future[None]] = {}
         self._loader = ThreadPoolExecutor(1, thread_name_prefix="shard-loader")
-        self.failed: Exception | None = None
+        self.failed: Exception | None = None  # then the worker has to end
+        shards, give_up = self._workable, self._give_up
         self._background = (
-            Background("absorber", _ABSORB_REST_S, self._absorb, self._workable),
-            Background("keywords", _KEYWORD_REST_S, self._refresh, self._workable, share=_KEYWORD_SHARE),
-            Background("maintenance", _MAINTAIN_REST_S, self._maintain, self._workable, nice=_MAINTAIN_NICE),
+            Background("absorber", _ABSORB_REST_S, self._absorb, shards, give_up),
+            Background("keywords", _KEYWORD_REST_S, self._refresh, shards, give_up, share=_KEYWORD_SHARE),
+            Background("maintenance", _MAINTAIN_REST_S, self._maintain, shards, give_up, nice=_MAINTAIN_NICE),
         )
         for background in self._background:
             background.start()
@@ -57,7 +63,7 @@ class Shards:
 
     @property
     def trouble(self) -> str | None:
-        """What goes wrong in the background: answers are right without it, and get slower."""
+        """What goes wrong in the background: answers are right without it, and get slower or older."""
         return next((item.trouble for item in self._background if item.trouble is not None), None)
 
     def acquire(self, partitions: set[int]) -> None:
@@ -125,9 +131,12 @@ class Shards:
                 shard.load()
         except sqlite3.ProgrammingError:  # given back meanwhile
             log.debug("shard %d was closed while it was loading", shard.partition)
-        except Exception as error:
+        except BaseException as error:  # a panic of a binding is no Exception
             log.exception("shard %d cannot be loaded", shard.partition)
-            self.failed = error
+            self._give_up(error if isinstance(error, Exception) else Fatal(f"a shard cannot be loaded: {error!r}"))
+
+    def _give_up(self, error: Exception) -> None:
+        self.failed = self.failed or error
 
     def _workable(self) -> list[Shard]:
         return [shard for shard in self._open.values() if shard.loaded]
@@ -156,8 +165,8 @@ class Shards:
 class Background:
     """A thread that does its work for one shard after another, again and again.
 
-    work: returns whether there was any; where there was none for any shard it rests. share: of the time that it may
-    work. nice: how much others go first, 0 to 19.
+    work: returns whether there was any; where there was none for any shard it rests. give_up: called where it fails
+    again and again. share: of the time that it may work. nice: how much others go first, 0 to 19.
     """
 
     def __init__(
@@ -166,12 +175,14 @@ class Background:
         rest_s: float,
         work: Callable[[Shard], object],
         shards: Callable[[], list[Shard]],
+        give_up: Callable[[Exception], object],
         *,
         share: float = 1.0,
         nice: int = 0,
     ) -> None:
         self._work = work
         self._shards = shards
+        self._give_up = give_up
         self._rest_s = rest_s
         self._pause = 1.0 / share - 1.0
         self._nice = nice
@@ -179,12 +190,12 @@ class Background:
         self._busy_with: Shard | None = None
         self._stopped = threading.Event()
         self._thread = threading.Thread(target=self._run, name=name, daemon=True)
-        self._troubles: dict[int, tuple[float, str]] = {}  # when to try again, and what went wrong
+        self._troubles: dict[int, _Trouble] = {}
 
     @property
     def trouble(self) -> str | None:
         """What went wrong with a shard the last time."""
-        return next((trouble for _, trouble in tuple(self._troubles.values())), None)
+        return next((trouble.what for trouble in tuple(self._troubles.values())), None)
 
     def start(self) -> None:
         """Begin."""
@@ -212,22 +223,36 @@ class Background:
                 self._stopped.wait(rest_s)
 
     def _work_for(self, shard: Shard) -> bool:
-        again, _ = self._troubles.get(shard.partition, (0.0, ""))
+        trouble = self._troubles.get(shard.partition)
         with self._turn:
             gone = shard not in self._shards()  # given back meanwhile
-            if gone or self._stopped.is_set() or time.monotonic() < again:
+            rests = trouble is not None and time.monotonic() < trouble.again
+            if gone or rests or self._stopped.is_set():
                 return False
             self._busy_with = shard
         try:
             worked = bool(self._work(shard))
             self._troubles.pop(shard.partition, None)
-        except Exception as error:
+        except BaseException as error:  # a panic of a binding is no Exception, and would end the thread unseen
             log.exception("%s of shard %d failed", self._thread.name, shard.partition)
-            trouble = f"{self._thread.name} of shard {shard.partition}: {error!r}"
-            self._troubles[shard.partition] = (time.monotonic() + _TROUBLE_S, trouble)
+            self._failed(shard.partition, error, 1 if trouble is None else trouble.failures + 1)
             worked = False
         finally:
             with self._turn:
                 self._busy_with = None
                 self._turn.notify_all()
         return worked
+
+    def _failed(self, partition: int, error: BaseException, failures: int) -> None:
+        what = f"{self._thread.name} of shard {partition}: {error!r}"
+        self._troubles[partition] = _Trouble(time.monotonic() + _TROUBLE_S, what, failures)
+        if failures >= _MOST_FAILURES:
+            self._give_up(Stalled(f"{what}, {failures} times in a row: ending, to be started again"))
+
+
+class _Trouble(NamedTuple):
+    """again: when to try once more. failures: in a row."""
+
+    again: float
+    what: str
+    failures: int

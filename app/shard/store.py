@@ -85,7 +85,8 @@ class Progress:
 
     next_offset: of the vectors topic, where to read on; None in a new shard. through: everything up to this source
     offset is reflected, -1 for nothing. as_of_ms: as of when. read_through, read_as_of_ms: what the records that were
-    read say of both; in the middle of a compacted topic they say too much. documents: those that can be found.
+    read say of both; in the middle of a compacted topic they say too much. read_ms: Kafka's time of the newest record
+    that was read; None where the topic has no times. documents: those that can be found.
     """
 
     next_offset: int | None = None
@@ -93,6 +94,7 @@ class Progress:
     as_of_ms: int | None = None
     read_through: int = -1
     read_as_of_ms: int | None = None
+    read_ms: int | None = None
     fingerprint: str | None = None
     dim: int | None = None
     documents: int = 0
@@ -155,11 +157,11 @@ class ShardStore:
     Reading raises sqlite3.ProgrammingError once the store is closed.
     """
 
-    def __init__(self, path: Path, epoch: str, tombstone_retention_ms: int, dtype: str = "float16") -> None:
+    def __init__(self, path: Path, epoch: str, dtype: str = "float16") -> None:
         """Open or create the file. dtype: of the vectors, float16 or float32.
 
-        A file of another epoch or dtype, or away longer than tombstones live, is set aside. Raises ShardCorrupt if
-        another process holds the file, StorageFull if the disk refuses.
+        A file of another epoch or dtype is set aside. Raises ShardCorrupt if another process holds the file,
+        StorageFull if the disk refuses.
         """
         self.path = path
         self.dtype = np.dtype(dtype)
@@ -167,7 +169,7 @@ class ShardStore:
         self._lock_file = _locked(path.with_suffix(".lock"))
         self._readers = Readers(lambda: _connect(path))
         try:
-            self.writer = self._open({"format": FORMAT, "epoch": epoch, "dtype": dtype}, tombstone_retention_ms)
+            self.writer = self._open({"format": FORMAT, "epoch": epoch, "dtype": dtype})
             self.writer.executescript(_FOR_OTHERS)
             stored = dict(self.writer.execute("SELECT name, value FROM meta"))
         except BaseException as error:
@@ -177,8 +179,21 @@ class ShardStore:
             raise
         self.outbox = Outbox(self.writer, self._readers)
         self.progress = progress_of(stored)
+        self._made_ms: int = stored.get("made_ms", 0)
+        self._written_ms: int = stored.get("written_ms", 0)
         self.file_id: str = stored["file_id"]
         self.committed_offset = self.progress.next_offset or 0
+
+    @property
+    def place_ms(self) -> int:
+        """Deletes from before this time have been read, or what they delete was not there any more when it was.
+
+        A place in the topic is as old as its record, however late that was read. But who begins at the beginning finds
+        old records, and Kafka keeps tombstones for those who read them now: a file that is being built is as old as
+        itself.
+        """
+        read_ms = self.progress.read_ms
+        return self._written_ms if read_ms is None else max(read_ms, self._made_ms)
 
     @contextmanager
     def transaction(self) -> Iterator[sqlite3.Connection]:
@@ -186,8 +201,9 @@ class ShardStore:
         self.writer.execute("BEGIN IMMEDIATE")
         try:
             yield self.writer
-            self._write_progress()
+            written_ms = self._write_progress()
             self.writer.execute("COMMIT")
+            self._written_ms = written_ms
             self.committed_offset = self.progress.next_offset or 0
         except BaseException:
             if self.writer.in_transaction:  # where the disk is full SQLite may have rolled back itself
@@ -242,8 +258,9 @@ class ShardStore:
             yield connection, dict(connection.execute("SELECT name, value FROM meta"))
 
     @contextmanager
-    def everything(self) -> Iterator[tuple[Progress, NDArray[np.int64], Iterator[ChunkRow]]]:
-        """The progress of the file, all labels ascending, and all chunks in their order, for what is derived from them.
+    def everything(self) -> Iterator[tuple[Progress, int, NDArray[np.int64], Iterator[ChunkRow]]]:
+        """For what is derived from them: the progress of the file, the highest label ever given out, all labels
+        ascending, and all chunks in their order.
 
         One state of the file, whatever is written meanwhile. Raises ShardCorrupt if the file is damaged.
         """
@@ -251,7 +268,7 @@ class ShardStore:
             with self.state() as (connection, meta):
                 progress = progress_of(meta)
                 labels = np.fromiter((row[0] for row in connection.execute("SELECT label FROM chunks")), np.int64)
-                yield progress, np.sort(labels), _chunk_rows(connection)
+                yield progress, _last_label(connection), np.sort(labels), _chunk_rows(connection)
         except sqlite3.ProgrammingError:  # closed meanwhile
             raise
         except sqlite3.DatabaseError as error:
@@ -286,8 +303,7 @@ class ShardStore:
 
     def last_label(self) -> int:
         """The highest label ever given out; 0 in a new shard."""
-        row = self.writer.execute(_LAST_LABEL).fetchone()
-        return row[0] if row else 0
+        return _last_label(self.writer)
 
     def end_reads(self) -> None:
         """Cut short what is being read; the store can only be closed after this."""
@@ -299,13 +315,15 @@ class ShardStore:
         self.writer.close()
         self._lock_file.close()
 
-    def _write_progress(self) -> None:
-        rows = asdict(self.progress) | {"written_ms": now_ms()}
+    def _write_progress(self) -> int:
+        written_ms = now_ms()
+        rows = asdict(self.progress) | {"written_ms": written_ms}
         self.writer.executemany("INSERT OR REPLACE INTO meta VALUES (?, ?)", rows.items())
+        return written_ms
 
-    def _open(self, kind: dict[str, str | int], tombstone_retention_ms: int) -> sqlite3.Connection:
+    def _open(self, kind: dict[str, str | int]) -> sqlite3.Connection:
         if self.path.exists():
-            reason = _unusable(self.path, kind, tombstone_retention_ms)
+            reason = _unusable(self.path, kind)
             if reason is None:
                 return _connect(self.path)
             set_aside(self.path, reason)
@@ -315,7 +333,7 @@ class ShardStore:
         connection.executemany(
             "INSERT INTO meta VALUES (?, ?)",
             # labels begin anew in a new file: what is derived from another one must not be taken for its own
-            [*kind.items(), ("written_ms", now_ms()), ("file_id", uuid.uuid4().hex)],
+            [*kind.items(), ("made_ms", now_ms()), ("written_ms", now_ms()), ("file_id", uuid.uuid4().hex)],
         )
         return connection
 
@@ -339,6 +357,11 @@ def _one_state(connection: sqlite3.Connection) -> Iterator[None]:
 def progress_of(meta: dict[str, Any]) -> Progress:
     """From the rows of the table `meta`."""
     return Progress(**{name: meta[name] for name in _PROGRESS if name in meta})
+
+
+def _last_label(connection: sqlite3.Connection) -> int:
+    row = connection.execute(_LAST_LABEL).fetchone()
+    return row[0] if row else 0
 
 
 def _chunk_rows(connection: sqlite3.Connection) -> Iterator[ChunkRow]:
@@ -374,7 +397,7 @@ def _refused(path: Path, error: sqlite3.DatabaseError) -> StorageFull | None:
     return None if advice is None else StorageFull(f"{path} cannot be written or read ({error}): {advice}")
 
 
-def _unusable(path: Path, kind: dict[str, str | int], tombstone_retention_ms: int) -> str | None:
+def _unusable(path: Path, kind: dict[str, str | int]) -> str | None:
     """Why the file cannot be continued, or None."""
     try:
         with closing(_connect(path)) as connection:
@@ -391,8 +414,6 @@ def _unusable(path: Path, kind: dict[str, str | int], tombstone_retention_ms: in
         return "belongs to another life of the topics (they were deleted and made again): its offsets mean nothing now"
     if meta.get("dtype") != kind["dtype"]:
         return f"holds vectors as {meta.get('dtype')}, HEADRACE_VECTOR_STORAGE says {kind['dtype']}"
-    if now_ms() - meta.get("written_ms", 0) > tombstone_retention_ms:
-        return "was last written longer ago than Kafka keeps tombstones: it may have missed deletes"
     return None
 
 

@@ -105,7 +105,7 @@ class Upkeep:
         if reason is not None and self._may("rebuild", 0.0):
             self._run_rebuild(index, reason)
         if self._snapshot_due(index) and self._may("snapshot", _SNAPSHOT_REST_S):
-            self._run_snapshot(index, facts())
+            self._run_snapshot(index, facts)
             give_back()
 
     def _may(self, what: str, again_s: float) -> bool:
@@ -162,7 +162,7 @@ class Upkeep:
         enough = max(_SNAPSHOT_POINTS, _SNAPSHOT_RATIO * index.generation.graph.count)
         return unsaved >= enough or (self._quiet and unsaved >= _QUIET_SNAPSHOT_POINTS)
 
-    def _run_snapshot(self, index: HnswIndex, facts: SnapshotFacts) -> None:
+    def _run_snapshot(self, index: HnswIndex, facts: Callable[[], SnapshotFacts]) -> None:
         needed = index.generation.graph.memory_bytes
         left = available_bytes()
         if left is not None and left - needed < self._settings.memory_reserve_mb * 2**20:
@@ -174,9 +174,10 @@ class Upkeep:
             saved, points = generation.graph.changes, generation.graph.count
             state, held_s = generation.graph.state()
             state["row_labels"] = generation.rows.label[: generation.start].copy()
+            told = facts()  # after the copy: a snapshot must not be ahead of what its head says
         started = time.perf_counter()
         try:
-            size = write_snapshot(self._path, replace(facts, points=points, written_ms=now_ms()), state)
+            size = write_snapshot(self._path, replace(told, points=points, written_ms=now_ms()), state)
         except OSError as error:
             log.warning("%s: no snapshot of the graph could be written: %s", self._name, error)
             self._next["snapshot"] = time.monotonic() + _AGAIN_S

@@ -7,6 +7,8 @@ import sqlite3
 import time
 from collections.abc import Callable
 from concurrent.futures import Future
+from itertools import islice
+from weakref import WeakKeyDictionary
 
 from app.crash import crash_point
 from app.dlq.making import dead_letter
@@ -22,6 +24,7 @@ from schemas.vector_record import VectorRecord, encode_vector_record
 log = logging.getLogger("headrace.index")
 
 _MOST_RECORDS = 100  # of a shard and round
+_MOST_BYTES = 16 * 2**20  # of their values, and one record more: all of them are in memory at once
 _AGAIN_S = 30.0
 _DELIVERY_S = 130.0  # a little more than the producer's own delivery timeout
 
@@ -42,20 +45,30 @@ class WriteBack:
         self._producer = producer
         self._metrics = metrics
         self._clock = clock
-        self._due: dict[tuple[int, int, int], float] = {}  # partition, row of a document, its repair: when it is due
+        # row of a document, its repair: when it is due, in the order of their turns
+        self._due: WeakKeyDictionary[Shard, dict[tuple[int, int], float]] = WeakKeyDictionary()
+        # offsets of dead letters that Kafka has, and the shard not yet forgotten: its disk may refuse that for hours
+        self._confirmed: WeakKeyDictionary[Shard, set[int]] = WeakKeyDictionary()
 
     def run(self, shard: Shard) -> list[int]:
         """Write what the shard owes, and wait until Kafka has it.
 
-        Returns the offsets of the rejected records that are dead letters now. A repair is done when the shard reads
-        its own record: until then it is written again every 30 s. Raises Retriable, and sqlite3.ProgrammingError if
-        the shard was closed meanwhile.
+        Returns the offsets of the rejected records that are dead letters now, until the shard has forgotten them; none
+        is written twice meanwhile. A repair is done when the shard reads its own record: until then it is written again
+        every 30 s. Raises Retriable, and sqlite3.ProgrammingError if the shard was closed meanwhile.
         """
-        rejected = shard.outbox.rejected(_MOST_RECORDS)
-        repairs = [record for doc in self._due_now(shard) if (record := self._repair(shard, doc)) is not None]
-        letters = [self._dead_letter(shard.partition, record) for record in rejected]
-        if not repairs and not letters:
-            return []
+        rejected = shard.outbox.rejected(_MOST_RECORDS, _MOST_BYTES)
+        offsets = [record.offset for record in rejected]
+        confirmed = self._confirmed.setdefault(shard, set())
+        confirmed.intersection_update(offsets)
+        letters = [self._dead_letter(shard.partition, item) for item in rejected if item.offset not in confirmed]
+        repairs = self._repairs(shard, _MOST_BYTES - sum(map(_size, letters)))
+        if repairs or letters:
+            self._deliver(repairs, letters)
+        confirmed.update(offsets)
+        return offsets
+
+    def _deliver(self, repairs: list[Record], letters: list[Record]) -> None:
         delivered: Future[list[Position]] = self._producer.deliver([*repairs, *letters])
         delivered.result(_DELIVERY_S)
         if repairs:
@@ -69,17 +82,25 @@ class WriteBack:
                 "an older record of document %r was the last in %s: what is held was written again",
                 *((record.key or b"").decode(errors="replace"), record.topic),
             )
-        return [record.offset for record in rejected]
 
-    def _due_now(self, shard: Shard) -> list[int]:
+    def _repairs(self, shard: Shard, room_bytes: int) -> list[Record]:
         """Those that were there the last time as well: while a shard reads on, most are repaired by what follows."""
-        owed = {(shard.partition, doc, serial) for doc, serial in shard.outbox.repairs.items()}
-        for key in [key for key in self._due if key[0] == shard.partition and key not in owed]:
-            del self._due[key]
-        now = self._clock()
-        due = [key for key in sorted(owed) if self._due.setdefault(key, now) < now][:_MOST_RECORDS]
-        self._due |= dict.fromkeys(due, now + _AGAIN_S)
-        return [doc for _, doc, _ in due]
+        now, owed, due = self._clock(), shard.outbox.repairs.items(), self._due.setdefault(shard, {})
+        for key in [key for key in due if key not in owed]:
+            del due[key]
+        for key in owed:
+            due.setdefault(key, now)
+        records = []
+        for key in list(islice((key for key, when in due.items() if when < now), _MOST_RECORDS)):
+            if room_bytes <= 0:
+                break
+            del due[key]
+            due[key] = now + _AGAIN_S  # behind all others
+            record = self._repair(shard, key[0])
+            if record is not None:
+                records.append(record)
+                room_bytes -= _size(record)
+        return records
 
     def _repair(self, shard: Shard, doc: int) -> Record | None:
         try:
@@ -115,6 +136,10 @@ class WriteBack:
             error_class=record.error,
             message=record.message,
         )
+
+
+def _size(record: Record) -> int:
+    return len(record.value or b"")
 
 
 def _record(held: WholeDocument) -> VectorRecord:

@@ -16,12 +16,12 @@ class ShardConsumer(WorkerConsumer):
 
     async def _places(self, assigned: set[Any], first: Mapping[Any, int], end: Mapping[Any, int]) -> dict[Any, int]:
         """The offset after the last that each shard holds."""
-        target = {}
+        worker, target = self.app.worker, {}
         for tp in assigned:
-            wanted = self.app.worker.next_offset(tp.partition)
-            if wanted is not None and not first[tp] <= wanted <= end[tp]:
-                # the log was cut off below us, or is shorter than we know it: not the log this shard was built from
-                wanted = self.app.worker.rebuild(tp.partition, wanted, first[tp], end[tp])
+            wanted = worker.next_offset(tp.partition)
+            reason = None if wanted is None else worker.cannot_go_on(tp.partition, wanted, first[tp], end[tp])
+            if reason is not None:
+                wanted = worker.rebuild(tp.partition, reason)
             target[tp] = first[tp] if wanted is None else wanted
-            self.app.worker.opened(tp.partition, end[tp])
+            worker.opened(tp.partition, end[tp])
         return target

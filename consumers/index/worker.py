@@ -139,12 +139,19 @@ class IndexWorker:
             shard.ready_at = end_offset
             shard.live_from = end_offset if shard.live_from is None else shard.live_from
 
-    def rebuild(self, partition: int, wanted: int, first: int, end: int) -> None:
-        """The topic does not hold the offset at which the shard would go on: start the shard anew."""
-        log.error(
-            "shard %d would go on at offset %d, but the topic holds %d to %d: rebuilding it from the beginning",
-            *(partition, wanted, first, end),
-        )
+    def cannot_go_on(self, partition: int, wanted: int, first: int, end: int) -> str | None:
+        """Why a shard cannot be continued from its offset with what the topic holds, or None."""
+        if not first <= wanted <= end:
+            # cut off below us, or shorter than we know it: not the log this shard was built from
+            return f"it would go on at offset {wanted}, but the topic holds {first} to {end}"
+        # where nothing was written since, nothing was missed
+        if wanted < end and self.shards.open[partition].may_miss_deletes:
+            return "it was read up to a time longer ago than Kafka keeps tombstones: it may have missed deletes"
+        return None
+
+    def rebuild(self, partition: int, reason: str) -> None:
+        """Start a shard anew."""
+        log.error("shard %d: %s. Rebuilding it from the beginning of the topic", partition, reason)
         self.shards.reset(partition)
 
     def _connect_agent(self) -> None:

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from app.shard.exact import ExactIndex
 from app.shard.generation import Ranked, Rows
-from app.shard.graph import Graph
+from app.shard.graph import Graph, Reached
 from app.shard.index import HnswIndex, VectorIndex
 from app.shard.rebuild import Rebuild
 from schemas.filters import Filter, parse_filter
@@ -108,6 +108,11 @@ def test_a_document_is_found_once_by_its_best_chunk(index: VectorIndex) -> None:
 def test_a_document_of_many_chunks_does_not_crowd_out_the_others(index: VectorIndex) -> None:
     rows = {5 + n: (1, unit(1, n / 1000)) for n in range(60)} | {99: (2, unit(0, 1)), 100: (3, unit(-1))}
     publish(index, rows)
+    assert [item.doc for item in index.search(unit(1), 3)] == [1, 2, 3]
+
+
+def test_a_document_of_many_equal_chunks_does_not_hide_others_of_the_same_vector(index: VectorIndex) -> None:
+    publish(index, {5 + n: (1, unit(1)) for n in range(60)} | {99: (2, unit(1)), 100: (3, unit(1))})
     assert [item.doc for item in index.search(unit(1), 3)] == [1, 2, 3]
 
 
@@ -253,8 +258,22 @@ def test_points_that_the_graph_does_not_reach_are_found_all_the_same(monkeypatch
     publish(index, {label: (label, vector) for label, vector in enumerate(vectors, 5)})
     graph = index.generation.graph
     search = graph.search
-    monkeypatch.setattr(graph, "search", lambda query, k: tuple(part[:4] for part in search(query, k)))
+    monkeypatch.setattr(graph, "search", lambda query, k: _first(4, search(query, k)))
     assert len(index.search(vectors[0], 30)) == 30
+
+
+def _first(count: int, found: Reached) -> Reached:
+    return Reached(found.rows[:count], found.scores[:count], count)
+
+
+def test_copies_do_not_stand_in_for_points_that_cannot_be_reached(monkeypatch: pytest.MonkeyPatch) -> None:
+    index = hnsw(limit=1)
+    vectors = [*np.repeat(unit(1)[np.newaxis], 30, axis=0), *random_units(10, 3)]
+    publish(index, {label: (label, vector) for label, vector in enumerate(vectors, 5)})
+    graph = index.generation.graph
+    search = graph.search
+    monkeypatch.setattr(graph, "search", lambda query, k: search(query, min(k, 6)))
+    assert len(index.search(unit(1), 40)) == 40
 
 
 def test_what_comes_and_goes_while_a_graph_is_rebuilt_is_in_the_new_one() -> None:

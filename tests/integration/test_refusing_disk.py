@@ -64,7 +64,7 @@ def test_a_file_that_cannot_be_opened_for_the_disk_is_not_set_aside(tmp_path: Pa
     shard.close()
     (path,) = tmp_path.glob("*.sqlite")
     with no_file_larger_than(0), pytest.raises(StorageFull, match="its disk refuses it"):
-        ShardStore(path, "epoch", 10**12)
+        ShardStore(path, "epoch")
     again = open_shard(tmp_path)
     assert again.document("a") is not None
     again.close()

@@ -75,6 +75,20 @@ async def test_some_ids_can_be_asked_for_and_those_never_seen_are_left_out(tmp_p
         assert len(whole.vectors) == 2 * 8 * 2
 
 
+async def test_an_id_with_a_nul_in_it_is_found_however_it_is_asked_for(tmp_path: Path) -> None:
+    async with asked(tmp_path) as (directory, session, shards):
+        ids = ["a", "a\0", "a\0b", "\0"]
+        shards.open[0].apply([document(offset, id, unit(1)) for offset, id in enumerate(ids)])
+        shard = ReplicaShard(directory, session, EPOCH, "r", 0, 1)
+
+        some = [row.id async for _, held in shard.rows([*ids, "a\0c"], 4) for row in held.rows]
+        all_of_them = [row.id async for page in shard.pages(4) for row in page.rows]
+
+        assert sorted(some) == sorted(all_of_them) == sorted(ids)
+        assert [row.id for row in (await shard.whole("a\0b")).rows] == ["a\0b"]
+        assert shards.open[0].rows_of([]).rows == []
+
+
 async def test_a_shard_that_is_behind_is_named_with_how_far_it_is(tmp_path: Path) -> None:
     async with asked(tmp_path) as (directory, session, shards):
         shards.open[0].apply([document(0, "a", unit(1))])

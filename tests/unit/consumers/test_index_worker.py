@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import sqlite3
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -126,6 +127,29 @@ async def test_a_damaged_record_is_named_and_the_next_is_applied(
         await until(lambda: not parts.worker.shards.open[0].outbox.rejected(9))
 
 
+async def test_a_disk_that_refuses_to_forget_a_dead_letter_makes_no_second_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "_WRITE_BACK_S", 0.01)
+    refused, full = [0], [True]
+    async with running(tmp_path) as parts:
+        outbox = parts.worker.shards.open[0].outbox
+        forget = outbox.dead_lettered
+
+        def forget_if_there_is_room(offsets: Any) -> None:
+            if full[0]:
+                refused[0] += 1
+                raise sqlite3.OperationalError("database or disk is full")
+            forget(offsets)
+
+        monkeypatch.setattr(outbox, "dead_lettered", forget_if_there_is_room)
+        await give(parts, document(0, "a", unit(1))._replace(value=b"damaged"))
+        await until(lambda: refused[0] > 5)
+        full[0] = False
+        await until(lambda: not outbox.rejected(9))
+        assert [letter.key for letter in parts.producer.log] == [b"a"]
+
+
 async def test_what_an_older_record_covered_in_the_topic_is_written_there_again(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -157,9 +181,11 @@ async def test_after_a_rebalance_the_worker_has_the_shards_of_its_partitions(tmp
 async def test_a_shard_whose_log_was_cut_off_is_started_anew(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     async with running(tmp_path, document(0, "a", unit(1))) as parts:
         await until(lambda: parts.applied(0) == 1)
-        parts.worker.rebuild(0, wanted=1, first=5, end=9)
+        reason = parts.worker.cannot_go_on(0, wanted=1, first=5, end=9)
+        assert reason == "it would go on at offset 1, but the topic holds 5 to 9"
+        parts.worker.rebuild(0, reason)
         assert parts.worker.next_offset(0) is None
-        assert "rebuilding it from the beginning" in caplog.text
+        assert "Rebuilding it from the beginning" in caplog.text
 
 
 async def test_readiness_names_what_is_in_the_way(tmp_path: Path) -> None:

@@ -11,11 +11,15 @@ from typing import Any
 import pytest
 
 from app.event import Event
+from app.shard import shard as shard_module
+from app.shard import store as store_module
 from consumers.index.consumer import ShardConsumer
 from tests.unit.consumers import test_index_worker as index
 from tests.unit.consumers.broker import Broker, app_on, started
 from tests.unit.consumers.parts import until
-from tests.unit.shard.parts import document, shard_settings, unit
+from tests.unit.shard.parts import NOW_MS, document, shard_settings, unit
+
+DAY_MS = 24 * 3_600_000
 
 
 class Index:
@@ -107,6 +111,45 @@ async def test_a_place_that_the_log_does_not_hold_rebuilds_the_shard_and_no_reco
         again.write(*documents(offsets[-1] + 1))
         await until(lambda: parts.applied == [*offsets, offsets[-1] + 1], 20)
         assert set(index.found(parts.worker.shards.open[0], unit(1))) == {f"d{offset}" for offset in parts.applied}
+
+
+async def test_a_shard_that_was_read_on_for_a_moment_and_then_missed_a_delete_is_rebuilt(
+    tmp_path: Path, broker: Broker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Away for 6 days, open for a second with most of the log before it, away for 6 more: the tombstone is gone."""
+    now = [NOW_MS]
+    monkeypatch.setattr(shard_module, "now_ms", lambda: now[0])
+    monkeypatch.setattr(store_module, "now_ms", lambda: now[0])
+
+    def at(event: Event, day: float) -> Event:
+        return event._replace(timestamp_ms=NOW_MS + int(day * DAY_MS))
+
+    a, b, c, d = documents(0, 1, 2, 4)
+    for read in ([at(a, 0), at(b, 0)], [at(c, 0.5)]):
+        parts = Index(tmp_path, broker, monkeypatch)
+        async with parts.running():
+            broker.write(*read)
+            await until(lambda parts=parts, read=read: parts.worker.next_offset(0) == read[-1].offset + 1, 20)
+        now[0] += 6 * DAY_MS
+    compacted = Broker("documents.vectors", 0)  # a was deleted on day 1, at offset 3
+    compacted.write(at(b, 0), at(c, 0.5), at(d, 12))
+    parts = Index(tmp_path, compacted, monkeypatch)
+    async with parts.running():
+        await until(lambda: parts.applied == [1, 2, 4], 20)
+        assert set(index.found(parts.worker.shards.open[0], unit(1))) == {"d1", "d2", "d4"}
+
+
+async def test_a_shard_with_nothing_left_to_read_is_not_rebuilt_however_long_nothing_was_written(
+    tmp_path: Path, broker: Broker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await first_run(tmp_path, broker, monkeypatch, 0, 1)
+    monkeypatch.setattr(shard_module, "now_ms", lambda: store_module.now_ms() + 365 * DAY_MS)
+    parts = Index(tmp_path, broker, monkeypatch)
+    async with parts.running():
+        assert broker.sought[-1] == {0: 2}
+        assert parts.worker.shards.open[0].may_miss_deletes
+        broker.write(*documents(2))
+        await until(lambda: parts.applied == [2], 20)
 
 
 async def test_of_two_seeks_at_once_the_second_waits_for_the_first(

@@ -14,6 +14,7 @@ import pytest
 
 from app.shard import shards as module
 from app.shard.shards import Background
+from schemas.errors import Stalled
 from tests.services_local import eventually
 
 
@@ -21,8 +22,9 @@ from tests.services_local import eventually
 def running(rest_s: float, work: Callable[[Any], object], *partitions: int, **given: Any) -> Iterator[Any]:
     """The thread, with `shards` that may be taken away from it."""
     shards = [SimpleNamespace(partition=partition) for partition in partitions or (0,)]
-    background: Any = Background("worker", rest_s, work, lambda: list(shards), **given)  # type: ignore[arg-type]
-    background.own = shards
+    gave_up: list[Exception] = []
+    background: Any = Background("worker", rest_s, work, lambda: list(shards), gave_up.append, **given)  # type: ignore[arg-type]
+    background.own, background.gave_up = shards, gave_up
     background.start()
     try:
         yield background
@@ -109,6 +111,49 @@ def test_what_goes_wrong_is_told_and_is_forgotten_when_it_goes_well_again(monkey
         assert "no room" in background.trouble
         broken.clear()
         eventually(lambda: background.trouble is None)
+
+
+class Panic(BaseException):
+    """As pyo3_runtime.PanicException: no Exception."""
+
+
+def test_a_panic_of_a_binding_is_told_and_ends_neither_the_thread_nor_the_work_for_others() -> None:
+    done = threading.Event()
+
+    def work(shard: Any) -> bool:
+        if shard.partition == 0:
+            raise Panic("tantivy panicked")
+        done.set()
+        return False
+
+    with running(0.001, work, 0, 1) as background:
+        assert done.wait(2)
+        assert "tantivy panicked" in background.trouble
+        assert background._thread.is_alive()
+
+
+def test_what_fails_again_and_again_is_given_up_and_what_fails_now_and_then_is_not(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(module, "_TROUBLE_S", 0.0)
+    monkeypatch.setattr(module, "_MOST_FAILURES", 3)
+    rounds = {0: 0, 1: 0}
+
+    def work(shard: Any) -> bool:
+        rounds[shard.partition] += 1
+        if shard.partition == 0 and rounds[0] % 3:
+            raise RuntimeError("now and then")
+        if shard.partition == 1 and rounds[1] > 20:
+            raise Panic("for ever")
+        return False
+
+    with running(0.001, work, 0, 1) as background:
+        eventually(lambda: rounds[0] > 20)
+        eventually(lambda: background.gave_up)
+        error = background.gave_up[0]
+        assert isinstance(error, Stalled)
+        assert "worker of shard 1: Panic('for ever'), 3 times in a row" in str(error)
+        assert not any("shard 0" in str(error) for error in background.gave_up)
 
 
 def test_one_shard_that_fails_does_not_hold_up_the_others() -> None:

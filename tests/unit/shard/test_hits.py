@@ -19,7 +19,7 @@ class Rows:
     """A store with document a (labels 1 to 3) and document b (label 4)."""
 
     def __init__(self, folder: Path) -> None:
-        self.store = ShardStore(folder / "shard-0.sqlite", EPOCH, 10**15)
+        self.store = ShardStore(folder / "shard-0.sqlite", EPOCH)
         self._applier = Applier(self.store, EPOCH)
         self._offset = 0
         self.apply(document, "a", random_units(3, 1), metadata={"lang": "en"})

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 import numpy as np
 import pytest
 
+from app.shard import keyword_feed as module
 from app.shard.apply import Change
 from app.shard.keyword_feed import KeywordFeed, KeywordView
 from app.shard.store import Progress
@@ -108,6 +109,33 @@ def test_what_a_refresh_could_not_take_over_is_taken_over_by_the_next(
         assert seen(feed) == (None, 0)
     assert feed.refresh()
     assert (labels(feed), seen(feed)) == ([2], (2, 2))
+
+
+def test_an_index_that_takes_nothing_does_not_fill_the_memory_and_never_claims_what_was_given_up(
+    feed: KeywordFeed, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "_MOST_KEPT", 5)
+    for label in range(1, 9):
+        feed.put(change(label), view(label))
+    assert feed.refresh(), "much at once is nothing to give up"
+    with monkeypatch.context() as patched:
+        patched.setattr(feed.index, "add", _panic)
+        for label in range(10, 20):
+            feed.put(change(label), view(label))
+            with pytest.raises((Panic, RuntimeError)):
+                feed.refresh()
+            assert len(feed._pending) <= 6
+    with pytest.raises(RuntimeError, match="given up"):
+        feed.refresh()
+    assert (labels(feed), seen(feed)) == (list(range(1, 9)), (8, 8))
+
+
+class Panic(BaseException):
+    """As pyo3_runtime.PanicException: no Exception."""
+
+
+def _panic(*_: object) -> None:
+    raise Panic("tantivy panicked")
 
 
 def _fail(*_: object) -> None:

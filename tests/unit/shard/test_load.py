@@ -13,7 +13,7 @@ import pytest
 from app.shard.shard import Shard
 from app.shard.shards import Shards
 from app.shard.store import ShardStore
-from schemas.errors import NotServing
+from schemas.errors import Fatal, NotServing
 from tests.services_local import eventually
 from tests.unit.shard.parts import (
     EPOCH,
@@ -197,3 +197,17 @@ def test_a_shard_that_cannot_be_loaded_is_told_to_the_worker(shards: Shards, mon
     assert isinstance(shards.failed, MemoryError)
     with pytest.raises(NotServing):
         shards.open[0].search(unit(1), 1, None, None)
+
+
+def test_a_panic_while_a_shard_is_loaded_is_told_to_the_worker(shards: Shards, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Panic(BaseException):
+        """As pyo3_runtime.PanicException: no Exception."""
+
+    def panic(_: ShardStore) -> None:
+        raise Panic("tantivy panicked")
+
+    monkeypatch.setattr(ShardStore, "everything", panic)
+    shards.acquire({0})
+    eventually(lambda: shards.failed is not None)
+    assert isinstance(shards.failed, Fatal)
+    assert "tantivy panicked" in str(shards.failed)

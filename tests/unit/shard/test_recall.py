@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from app.shard.generation import Ranked, Rows
-from app.shard.graph import Graph
+from app.shard.graph import Graph, Reached
 from app.shard.index import HnswIndex
 from app.shard.recall import K, RecallMeter, recall
 from tests.unit.shard.parts import DIM, random_units, unit
@@ -37,9 +37,9 @@ def damage(index: HnswIndex, keeps: Any) -> None:
     search = graph.search
 
     def worse(query: Any, k: int) -> Any:
-        labels, scores = search(query, k)
+        labels, scores, _ = search(query, k)
         kept = keeps(labels)
-        return labels[kept], scores[kept]
+        return Reached(labels[kept], scores[kept], int(kept.sum()))
 
     graph.search = worse  # type: ignore[method-assign]
 

@@ -11,6 +11,7 @@ import pytest
 from app.shard.shard import Shard
 from app.shard.shards import Shards
 from app.watchdog import Watchdog
+from schemas.errors import Stalled
 from tests.services_local import eventually
 from tests.unit.shard.parts import document, found, random_units, shard_settings, unit
 from tests.unit.shard.test_snapshot import save
@@ -135,3 +136,22 @@ def test_what_hangs_in_the_background_is_told(tmp_path: Path, monkeypatch: pytes
     go_on.set()
     shards.close()
     assert watchdog.trouble is None
+
+
+class Panic(BaseException):
+    """As pyo3_runtime.PanicException: no Exception."""
+
+
+def test_what_fails_for_a_shard_again_and_again_ends_the_worker(
+    shards: Shards, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("app.shard.shards._TROUBLE_S", 0.0)
+
+    def panic(_: Shard) -> bool:
+        raise Panic("tantivy panicked")
+
+    monkeypatch.setattr(Shard, "refresh_keywords", panic)
+    shards.acquire({0})
+    eventually(lambda: "tantivy panicked" in (shards.trouble or ""))
+    eventually(lambda: shards.failed is not None)
+    assert isinstance(shards.failed, Stalled)

@@ -29,7 +29,7 @@ def save(shard: Shard) -> bool:
     """Write a snapshot now; whether there was a graph to write."""
     index = shard._index
     if index is not None:
-        shard._upkeep._run_snapshot(index, shard._snapshot_facts())
+        shard._upkeep._run_snapshot(index, shard._snapshot_facts)
     return index is not None
 
 
@@ -234,6 +234,56 @@ def test_a_snapshot_whose_facts_do_not_fit_the_file_is_set_aside(
     facts, state = module.read_snapshot(folder / GRAPH)
     module.write_snapshot(folder / GRAPH, replace(facts, **{name: value}), state)
     assert_set_aside(folder, right, caplog, "it was built")
+
+
+def test_a_snapshot_of_rows_that_its_file_has_lost_is_set_aside_whatever_its_head_says(
+    folder: Path, tmp_path: Path, right: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A power cut took the last transactions: their labels will be given to other chunks."""
+    ahead = Path(shutil.copytree(folder, tmp_path / "ahead"))
+    shard = opened(ahead)
+    shard.apply([document(100, "late", VECTORS[0])])
+    drain(shard)
+    assert save(shard)
+    shard.close()
+    before, _ = module.read_snapshot(folder / GRAPH)
+    facts, state = module.read_snapshot(ahead / GRAPH)
+    module.write_snapshot(folder / GRAPH, replace(facts, next_offset=before.next_offset), state)
+    assert_set_aside(folder, right, caplog, "it knows chunks up to 41, the file has given out 40")
+
+
+def test_a_snapshot_is_never_older_by_its_head_than_by_its_rows(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A transaction is committed and absorbed while a snapshot is written; then a power cut takes it."""
+    shard = opened(folder)
+    shard._store.writer.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+    cut = tmp_path / "cut"
+    cut.mkdir()
+    facts = shard._snapshot_facts
+
+    def facts_and_more() -> module.SnapshotFacts:
+        told = facts()
+        shutil.copy(folder / "shard-0.sqlite", cut)  # what the disk has after the power cut
+        shard.apply([document(100 + n, f"late{n}", -VECTORS[n]) for n in range(5)])
+        drain(shard)
+        return told
+
+    monkeypatch.setattr(shard, "_snapshot_facts", facts_and_more)
+    assert save(shard)
+    shard.close()
+    shutil.copy(folder / GRAPH, cut)
+    shard = opened(cut)
+    assert in_graph(shard) == 40
+    # they come again in another order, and compaction has taken one: labels are given anew
+    shard.apply([document(101 + n, f"late{1 + n}", -VECTORS[1 + n]) for n in range(4)])
+    drain(shard)
+    shard.apply([delete(110, "late1"), document(111, "late2", -VECTORS[39], text="z")])
+    drain(shard)
+    living = {f"d{n}" for n in range(40) if n not in DEAD} | {"late2", "late3", "late4"}
+    for query in VECTORS:
+        assert set(found(shard, -query, 50)) == living
+    shard.close()
 
 
 def test_a_snapshot_whose_vectors_are_not_those_of_the_rows_is_set_aside(

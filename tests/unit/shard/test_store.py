@@ -13,6 +13,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from app.event import Event
+from app.shard import apply as apply_module
+from app.shard import shard as shard_module
 from app.shard import store as module
 from app.shard.apply import Applier
 from app.shard.shard import Shard
@@ -20,6 +23,7 @@ from app.shard.store import ShardStore
 from schemas.errors import FingerprintMismatch, ShardCorrupt, StorageFull
 from schemas.vector_record import VectorRecord, encode_vector_record
 from tests.unit.shard.parts import (
+    NOW_MS,
     delete,
     document,
     found,
@@ -157,13 +161,6 @@ def make_other_format(folder: Path) -> None:
     connection.close()
 
 
-def make_old(folder: Path) -> None:
-    closed_shard(folder)
-    with sqlite3.connect(file_of(folder)) as connection:
-        connection.execute("UPDATE meta SET value = value - ? WHERE name = 'written_ms'", (WEEK_MS + 60_000,))
-    connection.close()
-
-
 def make_cut_short(folder: Path) -> None:
     closed_shard(folder)
     file_of(folder).write_bytes(file_of(folder).read_bytes()[:1000])
@@ -175,7 +172,6 @@ def make_cut_short(folder: Path) -> None:
         (make_garbage, "is not a shard file"),
         (make_empty_database, "is not a shard file"),
         (make_other_format, "has format 99, this program writes 2"),
-        (make_old, "longer ago than Kafka keeps tombstones"),
         (make_cut_short, "is not a shard file"),
     ],
     ids=lambda value: getattr(value, "__name__", None),
@@ -196,12 +192,94 @@ def test_a_file_that_cannot_be_continued_is_kept_aside_and_the_shard_begins_anew
     assert _offsets(tmp_path) == 1
 
 
-def test_a_file_written_a_moment_before_the_tombstones_end_is_continued(tmp_path: Path) -> None:
-    closed_shard(tmp_path)
-    with sqlite3.connect(file_of(tmp_path)) as connection:
-        connection.execute("UPDATE meta SET value = value - ? WHERE name = 'written_ms'", (WEEK_MS - 60_000,))
-    connection.close()
-    assert (_offsets(tmp_path), aside(tmp_path)) == (2, [])
+@pytest.fixture
+def now_ms(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """The clock of shards."""
+    now = [NOW_MS + 100 * WEEK_MS]
+    for used in (module, shard_module, apply_module):
+        monkeypatch.setattr(used, "now_ms", lambda: now[0])
+    return now
+
+
+def written(event: Event, when_ms: int) -> Event:
+    """As Kafka took it then."""
+    return event._replace(timestamp_ms=when_ms)
+
+
+def test_a_file_that_was_read_on_for_a_moment_is_as_old_as_its_place_in_the_topic(
+    tmp_path: Path, now_ms: list[int]
+) -> None:
+    made = now_ms[0]
+    shard = open_shard(tmp_path)
+    shard.apply([written(document(0, "a", unit(1)), made)])
+    shard.close()
+    now_ms[0] += WEEK_MS - 1000
+    shard = open_shard(tmp_path)
+    assert not shard.may_miss_deletes
+    shard.apply([written(document(1, "b", unit(1)), made + 500)])
+    shard.close()
+    now_ms[0] += 1500
+    shard = open_shard(tmp_path)
+    assert not shard.may_miss_deletes
+    now_ms[0] += 1
+    assert shard.may_miss_deletes
+    shard.apply([written(watermark(2, 9), now_ms[0] - 5)])
+    assert not shard.may_miss_deletes
+    shard.apply([written(watermark(3, 9), made)])
+    assert not shard.may_miss_deletes, "a record that Kafka says is older"
+    shard.close()
+
+
+def test_a_shard_that_is_being_built_from_old_records_misses_no_deletes(tmp_path: Path, now_ms: list[int]) -> None:
+    """Else every restart and every rebalance meanwhile would begin anew."""
+    shard = open_shard(tmp_path)
+    shard.apply([written(document(0, "a", unit(1)), now_ms[0] - 50 * WEEK_MS)])
+    shard.close()
+    now_ms[0] += WEEK_MS
+    shard = open_shard(tmp_path)
+    assert not shard.may_miss_deletes
+    now_ms[0] += 1
+    assert shard.may_miss_deletes
+    shard.close()
+
+
+def test_times_of_records_that_are_ahead_make_no_place_young(tmp_path: Path, now_ms: list[int]) -> None:
+    shard = open_shard(tmp_path)
+    shard.apply([written(document(0, "a", unit(1)), now_ms[0] + 50 * WEEK_MS)])
+    now_ms[0] += WEEK_MS + 1
+    assert shard.may_miss_deletes
+    shard.close()
+
+
+def test_a_transaction_that_failed_leaves_the_place_as_old_as_it_was(tmp_path: Path, now_ms: list[int]) -> None:
+    shard = open_shard(tmp_path)
+    shard.apply([written(document(0, "a", unit(1)), now_ms[0])])
+    now_ms[0] += WEEK_MS + 1
+    with pytest.raises(FingerprintMismatch):
+        shard.apply([written(document(1, "b", unit(1), fingerprint="other"), now_ms[0])])
+    assert shard.may_miss_deletes
+    shard.close()
+
+
+@pytest.mark.parametrize("kind", ["a file of before times were kept", "a topic without times"])
+def test_where_no_times_of_records_are_known_a_place_is_as_old_as_its_last_transaction(
+    tmp_path: Path, now_ms: list[int], kind: str
+) -> None:
+    shard = open_shard(tmp_path)
+    shard.apply([written(document(0, "a", unit(1)), -1)])
+    now_ms[0] += WEEK_MS
+    shard.apply([written(document(1, "b", unit(1)), 0)])
+    shard.close()
+    if kind == "a file of before times were kept":
+        with sqlite3.connect(file_of(tmp_path)) as connection:
+            connection.execute("DELETE FROM meta WHERE name IN ('read_ms', 'made_ms')")
+        connection.close()
+    shard = open_shard(tmp_path)
+    now_ms[0] += WEEK_MS
+    assert not shard.may_miss_deletes
+    now_ms[0] += 1
+    assert shard.may_miss_deletes
+    shard.close()
 
 
 def test_another_life_of_the_topics_sets_the_file_aside(tmp_path: Path) -> None:
@@ -224,7 +302,7 @@ def test_a_wal_without_its_file_is_not_taken_over(tmp_path: Path) -> None:
 
 
 def _hold(path: str, connection: Connection) -> None:
-    store = ShardStore(Path(path), "epoch", WEEK_MS)
+    store = ShardStore(Path(path), "epoch")
     connection.send("held")
     connection.recv()
     store.close()

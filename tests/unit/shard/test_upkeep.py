@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from app.shard import upkeep as module
-from app.shard.graph import Graph
+from app.shard.graph import Graph, Reached
 from app.shard.shard import Shard
 from tests.unit.shard.parts import delete, document, drain, open_shard, random_units
 
@@ -94,9 +94,9 @@ def bad(monkeypatch: pytest.MonkeyPatch) -> list[bool]:
     search, is_bad = Graph.search, [True]
 
     def half(graph: Graph, query: Any, k: int) -> Any:
-        labels, scores = search(graph, query, k)
+        labels, scores, _ = search(graph, query, k)
         kept = labels % 2 == 1 if is_bad[0] else np.ones(len(labels), np.bool_)
-        return labels[kept], scores[kept]
+        return Reached(labels[kept], scores[kept], int(kept.sum()))
 
     monkeypatch.setattr(Graph, "search", half)
     return is_bad

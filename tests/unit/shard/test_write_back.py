@@ -11,13 +11,14 @@ import pytest
 from app.event import Event
 from app.observe.metrics import IndexMetrics
 from app.settings import Settings
+from app.shard import write_back as module
 from app.shard.shard import Shard
 from app.shard.write_back import WriteBack
 from schemas.dead_letter import decode_dead_letter
-from schemas.errors import BrokerUnavailable
+from schemas.errors import BrokerUnavailable, FingerprintMismatch
 from schemas.headers import decode_headers
 from tests.unit.embed.parts import LogProducer
-from tests.unit.shard.parts import EPOCH, NOW_MS, delete, document, open_shard, unit
+from tests.unit.shard.parts import EPOCH, NOW_MS, delete, document, open_shard, unit, watermark
 
 
 class Parts:
@@ -145,6 +146,70 @@ def test_a_repair_that_is_not_seen_in_the_topic_is_written_again(parts: Parts) -
     assert parts.rounds() == 1
 
 
+def owed(parts: Parts) -> set[str]:
+    """Documents to be repaired, by what is remembered; the file says the same."""
+    remembered = set(parts.shard.outbox.repairs)
+    assert {doc for (doc,) in parts.shard._store.writer.execute("SELECT doc FROM repairs")} == remembered
+    names = parts.shard._store.writer.execute("SELECT doc, id FROM documents")
+    return {name for doc, name in names if doc in remembered}
+
+
+def test_what_is_owed_is_as_before_when_the_transaction_fails(parts: Parts) -> None:
+    newer = [document(0, name, unit(1), source_offset=9) for name in "abcd"]
+    older = [document(0, name, unit(0, 1), source_offset=3) for name in "abc"]
+    parts.read(*newer, *older[:2])
+    before = parts.shard.outbox.repairs
+    again = [
+        document(0, "a", unit(1), source_offset=10),
+        older[1],
+        older[2],
+        document(0, "c", unit(1), source_offset=11),
+    ]
+    again += [document(0, "a", unit(0, 1), source_offset=3), document(0, "d", unit(0, 1), source_offset=3)]
+    with pytest.raises(FingerprintMismatch):
+        parts.read(*again, document(0, "e", unit(1), fingerprint="other"))
+    del parts.log[-len(again) - 1 :]
+    assert parts.shard.outbox.repairs == before
+    assert owed(parts) == {"a", "b"}
+    parts.read(*again)
+    assert owed(parts) == {"a", "b", "d"}
+    assert {before[doc] for doc in before} & {*parts.shard.outbox.repairs.values()} == {before[2]}, "that of b"
+
+
+def test_more_than_a_round_holds_is_written_in_turns_none_twice_before_all_were(
+    parts: Parts, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "_MOST_RECORDS", 2)
+    monkeypatch.setattr(module, "_AGAIN_S", 0.5)
+    for name in "abcde":
+        parts.read(document(0, name, unit(1), source_offset=9), document(0, name, unit(0, 1), source_offset=3))
+    written = []
+    for _ in range(6):
+        parts.now += 1
+        parts.write_back.run(parts.shard)
+        written += [(record.key or b"").decode() for record in parts.producer.take()]
+    assert written == ["a", "b", "c", "d", "e", "a", "b", "c", "d", "e"]
+
+
+def test_of_large_records_a_round_writes_few_and_the_next_goes_on(
+    parts: Parts, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "_MOST_BYTES", 2000)
+    for name in "abcd":
+        parts.read(
+            document(0, name, unit(1), source_offset=9, text="x" * 900),
+            document(0, name, unit(0, 1), source_offset=3),
+            document(0, name.upper(), unit(1))._replace(value=b"damaged" * 100),
+        )
+    parts.read(document(0, "E", unit(1))._replace(value=b"damaged" * 1000))
+    rounds = []
+    for _ in range(6):
+        parts.now += 1
+        parts.shard.outbox.dead_lettered(parts.write_back.run(parts.shard))
+        rounds.append("".join((record.key or b"").decode() for record in parts.producer.take()))
+    assert rounds == ["ABC", "DE", "ab", "cd", "", ""]
+
+
 def test_a_record_that_does_not_know_the_version_its_document_has_is_completed(parts: Parts) -> None:
     """A worker without Redis wrote it; from the topic alone a shard would let in what is older than that version."""
     parts.read(document(0, "a", unit(1), source_offset=1, version=2))
@@ -218,10 +283,53 @@ def test_a_record_that_cannot_be_applied_becomes_a_dead_letter_as_it_came(parts:
     assert parts.write_back.run(parts.shard) == []
 
 
+def test_a_dead_letter_is_written_once_however_long_the_disk_refuses_to_forget_it(parts: Parts) -> None:
+    def letters(forgets: bool) -> list[bytes]:
+        done = parts.write_back.run(parts.shard)
+        assert done == sorted(done)
+        if forgets:
+            parts.shard.outbox.dead_lettered(done)
+        return [record.key or b"" for record in parts.producer.take()]
+
+    def damaged(key: str) -> Event:
+        return document(0, key, unit(1))._replace(value=b"damaged")
+
+    parts.read(damaged("a"))
+    assert [letters(forgets=False) for _ in range(3)] == [[b"a"], [], []]
+    parts.read(damaged("b"))
+    assert [letters(forgets=False) for _ in range(2)] == [[b"b"], []]
+    assert (letters(forgets=True), parts.shard.outbox.rejected(9)) == ([], [])
+    parts.read(damaged("c"))
+    parts.producer.error, parts.producer.lose = BrokerUnavailable("gone"), 0
+    with pytest.raises(BrokerUnavailable):
+        letters(forgets=True)
+    parts.producer.error = parts.producer.lose = None
+    parts.producer.take()
+    assert [letters(forgets=True) for _ in range(2)] == [[b"c"], []]
+
+
 def test_a_damaged_record_does_not_take_the_place_of_the_one_that_it_covers(parts: Parts) -> None:
     parts.read(document(0, "a", unit(1), source_offset=9))
     assert parts.read(document(0, "a", unit(0, 1), source_offset=10)._replace(value=b"damaged")) == {"rejected": 1}
     assert parts.rounds() == 1
+    rebuilt = parts.rebuilt()
+    assert what(rebuilt, "a") == what(parts.shard, "a")
+    rebuilt.close()
+
+
+@pytest.mark.parametrize("held", [document(0, "a", unit(1), source_offset=9), delete(0, "a", source_offset=9)])
+@pytest.mark.parametrize(
+    "foreign",
+    [document(0, "a", unit(0, 1), source_offset=10, epoch="older"), delete(0, "a", source_offset=10, epoch="older")],
+)
+def test_a_record_of_another_life_of_the_topics_does_not_take_the_place_of_the_one_that_it_covers(
+    parts: Parts, held: Event, foreign: Event
+) -> None:
+    parts.read(held)
+    unknown = document(0, "b", unit(1), epoch="older")
+    assert parts.read(foreign, unknown, watermark(0, 99, epoch="older")) == {"foreign_epoch": 3}
+    assert parts.rounds() == 1
+    assert parts.rounds() == 0
     rebuilt = parts.rebuilt()
     assert what(rebuilt, "a") == what(parts.shard, "a")
     rebuilt.close()
