@@ -79,7 +79,7 @@ class WriteBack:
         self._metrics.dead_letters.inc(len(letters))
         for record in repairs:
             log.warning(
-                "an older record of document %r was the last in %s: what is held was written again",
+                "the last record of document %r in %s was not what is held: that was written again",
                 *((record.key or b"").decode(errors="replace"), record.topic),
             )
 
