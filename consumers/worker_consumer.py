@@ -105,12 +105,19 @@ class WorkerConsumer(driver.Consumer):  # type: ignore[misc]
         return await super().wait_first(_rest(callback, waits_for), *coros[1:], timeout=timeout)
 
     async def commit_within(self, seconds: float) -> bool:
-        """Commit; whether that was done in time. It is never cut off: Faust would begin another one, without limit."""
-        committing = asyncio.ensure_future(self.commit())
+        """Commit all that is acknowledged; whether that was done in time. It is never cut off: Faust would begin
+        another commit, without limit."""
+        committing = asyncio.ensure_future(self._commit_acked())
         done, _ = await asyncio.wait({committing}, timeout=seconds)
         for task in done:
             task.result()
         return bool(done)
+
+    async def _commit_acked(self) -> None:
+        """A commit that finds another one under way only waits for that, which may have begun before the last event."""
+        await self.commit()
+        if any(self._acked.values()):
+            await self.commit()
 
     async def commit(self, *args: Any, **kwargs: Any) -> bool:
         """As Faust does it."""

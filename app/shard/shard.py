@@ -46,11 +46,20 @@ class Shard:
     """`apply` is called by one thread at a time; so are `load`, `absorb`, `refresh_keywords` and `maintain`, each by
     a thread of its own; everything else by any. Until `load` has ended searches are refused, records are not."""
 
-    def __init__(self, partition: int, path: Path, epoch: str, settings: Settings) -> None:
-        """Open the file, or create it."""
+    def __init__(
+        self, partition: int, path: Path, epoch: str, settings: Settings, partitions: int | None = None
+    ) -> None:
+        """Open the file, or create it. partitions: that the collection has; one that had another number when the file
+        was made raises PartitionsChanged."""
         self.partition = partition
         self._settings = settings
         self._store = ShardStore(path, epoch, settings.vector_storage)
+        if partitions is not None:
+            try:
+                self._store.require_partitions(partitions)
+            except BaseException:
+                self._store.close()
+                raise
         self._applier = Applier(self._store, epoch)
         self._index: HnswIndex | None = None
         self._keywords = KeywordFeed(settings.keyword_stemmer)

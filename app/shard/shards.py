@@ -39,8 +39,12 @@ _MAINTAIN_NICE = 10  # queries and new records go first
 class Shards:
     """Opened and closed by the worker's loop; read by any thread through an immutable map."""
 
-    def __init__(self, settings: Settings, epoch: str, watchdog: Watchdog | None = None) -> None:
+    def __init__(
+        self, settings: Settings, epoch: str, watchdog: Watchdog | None = None, partitions: int | None = None
+    ) -> None:
+        """partitions: that the collection has, see Shard."""
         self._settings = settings
+        self._partitions = partitions
         self._watchdog = watchdog or Watchdog(0)
         self._epoch = epoch
         self._open: Mapping[int, Shard] = MappingProxyType({})
@@ -69,7 +73,7 @@ class Shards:
     def acquire(self, partitions: set[int]) -> None:
         """Open the shards of `partitions` that are not open yet; large ones are loaded in the background, in turn."""
         for partition in sorted(partitions - set(self._open)):
-            shard = Shard(partition, self._path(partition), self._epoch, self._settings)
+            shard = Shard(partition, self._path(partition), self._epoch, self._settings, self._partitions)
             if shard.stored_bytes <= _SMALL_BYTES:
                 self._load(shard)
             else:

@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 from app.order import DocumentOrder
 from app.shard.outbox import Outbox
 from app.shard.readers import Readers
-from schemas.errors import ShardCorrupt, StorageFull
+from schemas.errors import PartitionsChanged, ShardCorrupt, StorageFull
 
 log = logging.getLogger("headrace.shard")
 
@@ -194,6 +194,18 @@ class ShardStore:
         """
         read_ms = self.progress.read_ms
         return self._written_ms if read_ms is None else max(read_ms, self._made_ms)
+
+    def require_partitions(self, count: int) -> None:
+        """Raises PartitionsChanged if the collection had another number of partitions when the file was made, and
+        StorageFull if the disk refuses."""
+        try:
+            stored = self.writer.execute("SELECT value FROM meta WHERE name = 'partitions'").fetchone()
+            if stored is None:
+                self.writer.execute("INSERT INTO meta VALUES ('partitions', ?)", (count,))
+        except sqlite3.DatabaseError as error:
+            raise self.translated(error) from error
+        if stored is not None and stored[0] != count:
+            raise PartitionsChanged(stored[0], count)
 
     @contextmanager
     def transaction(self) -> Iterator[sqlite3.Connection]:

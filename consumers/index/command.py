@@ -86,7 +86,7 @@ async def _run(settings: Settings, stop: asyncio.Event) -> None:
     to_topics = WriteBack(settings, topics.epoch, producer, metrics)
     watchdog = Watchdog(settings.stall_timeout_s)
     kafka = KafkaWatch(producer, settings, topics, watchdog)
-    worker = IndexWorker(settings, app, topics.epoch, registry, visibility, kafka, metrics, to_topics, watchdog, url)
+    worker = IndexWorker(settings, app, topics, registry, visibility, kafka, metrics, to_topics, watchdog, url)
 
     def describe() -> dict[str, Any]:
         return {

@@ -21,6 +21,7 @@ from app.event import Event
 from app.freshness.objective import WINDOWS_S
 from app.freshness.visibility import Visibility
 from app.inbox import Inbox
+from app.kafka.topics import CollectionTopics
 from app.kafka.watch import KafkaWatch
 from app.observe.metrics import IndexMetrics
 from app.registry import Registry
@@ -54,7 +55,7 @@ class IndexWorker:
         self,
         settings: Settings,
         app: faust.App,
-        epoch: str,
+        topics: CollectionTopics,
         registry: Registry,
         visibility: Visibility,
         kafka: KafkaWatch,
@@ -78,7 +79,7 @@ class IndexWorker:
         self._idle = asyncio.Event()
         self._idle.set()
         self._placed = False  # whether the group has said which shards are ours, be it none
-        self.shards = Shards(settings, epoch, watchdog)
+        self.shards = Shards(settings, topics.epoch, watchdog, topics.partitions)
         metrics.shards.read = lambda: [shard.status() for shard in self.shards.open.values()]
         self.paused: str | None = None
         self._settling = False

@@ -16,6 +16,7 @@ from app.event import Event
 from app.freshness.objective import Objective
 from app.freshness.traces import FreshnessTraces
 from app.freshness.visibility import Visibility
+from app.kafka.topics import CollectionTopics
 from app.observe.metrics import IndexMetrics
 from app.observe.tracing import Tracing
 from app.shard.write_back import WriteBack
@@ -58,7 +59,16 @@ class Parts:
         producer: Any = self.producer
         to_topics = WriteBack(settings, "epoch", producer, self.metrics)
         self.worker = IndexWorker(
-            settings, app, "epoch", registry, visibility, kafka, self.metrics, to_topics, Watchdog(0), "http://me"
+            settings,
+            app,
+            CollectionTopics(2, "epoch"),
+            registry,
+            visibility,
+            kafka,
+            self.metrics,
+            to_topics,
+            Watchdog(0),
+            "http://me",
         )
 
     async def assign(self, *partitions: int) -> None:
@@ -357,6 +367,6 @@ async def test_what_waited_for_a_rebalance_counts_towards_the_objective_and_what
         shard = parts.worker.shards.open[0]
         parts.worker.opened(0, 5)  # a rebalance that leaves it here, with four records behind
         assert (shard.ready, shard.live) == (False, True)
-        parts.worker.rebuild(0, wanted=1, first=0, end=5)
+        parts.worker.rebuild(0, "its log was cut off")
         parts.worker.opened(0, 5)  # a shard that is built anew
         assert not parts.worker.shards.open[0].live

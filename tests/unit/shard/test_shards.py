@@ -11,7 +11,7 @@ import pytest
 from app.shard.shard import Shard
 from app.shard.shards import Shards
 from app.watchdog import Watchdog
-from schemas.errors import Stalled
+from schemas.errors import PartitionsChanged, Stalled
 from tests.services_local import eventually
 from tests.unit.shard.parts import document, found, random_units, shard_settings, unit
 from tests.unit.shard.test_snapshot import save
@@ -155,3 +155,19 @@ def test_what_fails_for_a_shard_again_and_again_ends_the_worker(
     eventually(lambda: "tantivy panicked" in (shards.trouble or ""))
     eventually(lambda: shards.failed is not None)
     assert isinstance(shards.failed, Stalled)
+
+
+def test_a_shard_of_a_collection_that_was_given_more_partitions_is_refused_and_kept(tmp_path: Path) -> None:
+    for count in (4, 4):
+        shards = Shards(shard_settings(tmp_path), "epoch", partitions=count)
+        shards.acquire({0})
+        shards.open[0].apply([document(0, "a", unit(1))])
+        shards.close()
+    grown = Shards(shard_settings(tmp_path), "epoch", partitions=8)
+    with pytest.raises(PartitionsChanged, match="have 8 partitions, and had 4"):
+        grown.acquire({0})
+    grown.close()
+    again = Shards(shard_settings(tmp_path), "epoch", partitions=4)
+    again.acquire({0})
+    assert again.open[0].document("a") is not None
+    again.close()
