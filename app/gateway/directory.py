@@ -6,13 +6,12 @@ import asyncio
 import logging
 import time
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field
-from typing import Any
 
 import aiohttp
 import orjson
 
 from app.gateway.deletes import DeleteWatch
+from app.gateway.worker import Worker
 from app.registry import Registry
 from schemas.errors import BadRequest, NotServing
 
@@ -25,42 +24,19 @@ COPY_MEMORY_S = 600.0  # a replica that is silent may come back with what it had
 _PREFERRED = ("ready", "catching up")  # one that is loading does not answer yet
 
 
-@dataclass(slots=True)
-class Worker:
-    """An index worker as it last described itself. missed: polls since it last answered."""
-
-    url: str
-    replica: str = ""
-    partitions: int = 0
-    shards: dict[int, dict[str, Any]] = field(default_factory=dict)
-    recent: list[dict[str, Any]] = field(default_factory=list)
-    freshness: dict[str, Any] | None = None
-    checks: dict[str, Any] = field(default_factory=dict)
-    missed: int = 0
-
-    def take(self, answer: dict[str, Any]) -> None:
-        """Keep its description of itself. Raises KeyError or TypeError, and keeps the last one, if it is none."""
-        shards = {shard["partition"]: shard for shard in answer["shards"]}
-        self.replica, self.partitions, self.recent = answer["replica"], answer["partitions"], answer["recent"]
-        self.freshness, self.checks = answer.get("freshness"), answer.get("checks") or {}
-        self.shards = shards
-
-    def state(self, partition: int) -> str:
-        """Of a shard that it has: as it said, or unreachable since it is silent."""
-        return "unreachable" if self.missed else str(self.shards[partition].get("state"))
-
-
 class Directory:
     """The last known map; kept while Redis or workers are away. Lives in the gateway's event loop."""
 
     def __init__(
         self,
+        collection: str,
         registry: Registry,
         urls: Sequence[str],
         session: aiohttp.ClientSession,
         deletes: DeleteWatch | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
+        self._collection = collection
         self._registry = registry
         self._static = tuple(urls)
         self._session = session
@@ -156,11 +132,11 @@ class Directory:
             parameters = {} if self._deletes is None else {"deletes_after": self._deletes.after(worker.url)}
             async with self._session.get(f"{worker.url}/shards", params=parameters, timeout=timeout) as response:
                 answer = orjson.loads(await response.read())
-                worker.take(answer)
+                worker.take(answer, self._collection)
                 if self._deletes is not None:
                     self._deletes.heard(worker.url, worker.replica, answer.get("deletes"))
         except (aiohttp.ClientError, TimeoutError, ValueError, KeyError, TypeError) as error:
-            # the last three: it answers, but is no index worker
+            # the last three: it answers, but is no index worker of ours
             if worker.missed == 0:
                 log.warning("index worker %s does not answer: %s", worker.url, str(error) or type(error).__name__)
             worker.missed += 1

@@ -12,7 +12,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from app.gateway.asking import WorkerApi
-from app.gateway.directory import Directory, Worker
+from app.gateway.directory import Directory
+from app.gateway.worker import Worker
 from schemas.errors import BadRequest, NotServing, RequestError, WaitTimeout
 from schemas.search import SearchRequest
 

@@ -9,7 +9,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from app.gateway.asking import WorkerApi
-from app.gateway.directory import Directory, Worker
+from app.gateway.directory import Directory
+from app.gateway.worker import Worker
 from schemas.errors import WaitTimeout
 from schemas.waiting import WaitRequest
 

@@ -246,7 +246,7 @@ async def gateway(
             stack.push_async_callback(worker.stop)
         registry.known = [worker.url for worker in workers] if redis else None
         session = await stack.enter_async_context(aiohttp.ClientSession())
-        directory = Directory(registry, settings.index_urls, session, DeleteWatch(metrics))
+        directory = Directory(settings.collection, registry, settings.index_urls, session, DeleteWatch(metrics))
         api = WorkerApi(session, settings.shard_timeout_ms)
         fanout, replicas = Fanout(directory, api), Replicas(directory, api)
         embed_workers = lambda: registry.embed_workers  # noqa: E731

@@ -228,6 +228,57 @@ async def test_something_else_at_a_registered_url_does_not_stop_the_gateway(desc
         assert served.directory.workers[stranger.url].missed > 0
 
 
+@pytest.mark.parametrize("redis", [True, False])
+async def test_a_worker_of_another_collection_at_an_old_url_is_not_searched(redis: bool) -> None:
+    """Ours ended, and the other one got its port before a poll was missed."""
+    worker = FakeWorker(1, 0)
+    worker.more, worker.shards[0] = {"collection": "documents"}, said(hit("ours", 0.9))
+    await worker.start()
+    async with gateway(redis=redis, index_urls=() if redis else (worker.url,)) as served:
+        if redis:
+            served.registry.known = [worker.url]
+        assert ids(await served.search()) == ["ours"]
+        if redis:
+            served.registry.known = []
+        worker.more, worker.shards[0] = {"collection": "other"}, said(hit("theirs", 0.9))
+        worker.asked.clear()
+        await served.directory.refresh()
+        message(await served.search(503), 503)
+        message(await served.get("/documents/theirs", 503), 503)
+        assert (worker.asked, worker.document_ids) == ([], [])
+    await worker.stop()
+
+
+LEAST = {"partition": 1, "state": "ready", "documents": 0, "chunks": 0, "applied_offset": None, "as_of_ms": None}
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [
+        {"shards": [{"partition": 1}]},
+        *({"shards": [{name: told for name, told in LEAST.items() if name != left_out}]} for left_out in LEAST),
+        {"shards": [LEAST | {"as_of_ms": "now"}]},
+        {"shards": [LEAST | {"partition": "1"}]},
+        {"partitions": "2"},
+        {"partitions": None},
+        {"partitions": 0},
+        {"recent": [{}]},
+        {"checks": []},
+    ],
+)
+async def test_a_worker_that_says_too_little_costs_its_own_shards_alone(changed: dict[str, Any]) -> None:
+    one, two = FakeWorker(2, 0), FakeWorker(2, 1)
+    one.shards[0] = said(hit("a", 0.9))
+    two.describes = {"replica": "0", "partitions": 2, "recent": [], "shards": [LEAST]}
+    async with gateway(one, two) as served:
+        assert (await served.search())["missing_shards"] == {}
+        two.describes |= changed
+        await served.directory.refresh()
+        assert served.directory.workers[two.url].missed == 1
+        assert ids(await served.search()) == ["a"]
+        await served.get("/status")
+
+
 # --- requests that are wrong
 
 
