@@ -44,6 +44,7 @@ class Directory:
         self._clock = clock
         self._refreshing: asyncio.Task[None] | None = None
         self._copies: dict[tuple[int, str], tuple[float, str]] = {}
+        self._places: dict[tuple[int, str], tuple[float, int]] = {}  # never changed, for other threads: replaced
         self.workers: dict[str, Worker] = {}
         self.begun = 0  # rounds of asking everybody
         self.rounds = 0  # … that have ended
@@ -93,11 +94,15 @@ class Directory:
             raise BadRequest(f"min_offsets: there is no partition {unknown[0]}; there are {self.partitions}")
 
     def next_offsets(self) -> dict[str, dict[int, int]]:
-        """By replica and shard, where it reads on in the vectors topic, as it last told. Called by any thread."""
+        """By replica and shard, where it reads on in the vectors topic, as was told within the last minute.
+
+        Whether its worker is still listed makes no difference. Called by any thread.
+        """
+        since = self._clock() - _FORGET_AFTER_POLLS * POLL_S
         found: dict[str, dict[int, int]] = {}
-        for worker in sorted(self.workers.values(), key=lambda worker: -worker.missed):  # who answers wins
-            told = {p: shard["next_offset"] or 0 for p, shard in worker.shards.items() if "next_offset" in shard}
-            found.setdefault(worker.replica, {}).update(told)
+        for (shard, replica), (heard, place) in self._places.items():
+            if heard >= since:
+                found.setdefault(replica, {})[shard] = place
         return found
 
     async def run(self) -> None:
@@ -123,8 +128,20 @@ class Directory:
             withdrawn = registered is not None and worker.url not in registered and worker.url not in self._static
             if worker.missed and (withdrawn or worker.missed > _FORGET_AFTER_POLLS) and worker.url not in self._static:
                 del self.workers[worker.url]
+        self._places = self._places | self._told_places()
         if self._deletes is not None:
             self._deletes.settle(lambda partition: set(self.copies(partition)))
+
+    def _told_places(self) -> dict[tuple[int, str], tuple[float, int]]:
+        """By shard and replica, when and where; of two workers that tell of one, the place that is least far."""
+        now = self._clock()
+        told: dict[tuple[int, str], tuple[float, int]] = {}
+        for worker in (worker for worker in self.workers.values() if not worker.missed):
+            for partition, shard in worker.shards.items():
+                if "next_offset" in shard:
+                    copy, place = (partition, worker.replica), (now, shard["next_offset"] or 0)
+                    told[copy] = min(place, told.get(copy, place))
+        return told
 
     async def _ask(self, worker: Worker) -> None:
         try:

@@ -284,3 +284,34 @@ async def test_of_two_workers_that_tell_of_a_shard_the_one_that_answers_says_whe
         await old.stop()
         await served.directory.refresh()
         assert served.directory.next_offsets() == {"0": {0: 40}, "b": {0: 0}}
+
+
+async def test_of_two_workers_that_answer_for_a_replica_the_one_that_is_least_far_counts() -> None:
+    old, new = FakeWorker(1, 0), FakeWorker(1, 0)
+    old.told, new.told = {0: {"next_offset": 40}}, {0: {"next_offset": 90}}
+    async with gateway(old, new) as served:
+        assert served.directory.next_offsets() == {"0": {0: 40}}
+
+
+@pytest.mark.parametrize("redis", [True, False])
+async def test_the_lag_of_a_replica_that_died_is_told_for_a_minute(redis: bool) -> None:
+    """Whether its entry in Redis has expired, after 5 s, or its URL stands in the settings."""
+    one, two = FakeWorker(1, 0, replica="a"), FakeWorker(1, 0, replica="b")
+    one.told[0], two.told[0] = {"next_offset": 9}, {"next_offset": 4}
+    await one.start()
+    await two.start()
+    async with gateway(redis=redis, index_urls=() if redis else (one.url, two.url)) as served:
+        if redis:
+            served.registry.known = [one.url, two.url]
+            await served.directory.refresh()
+        assert served.directory.next_offsets() == {"a": {0: 9}, "b": {0: 4}}
+        await two.stop()
+        if redis:
+            served.registry.known = [one.url]
+        await served.directory.refresh()
+        assert served.directory.next_offsets() == {"a": {0: 9}, "b": {0: 4}}
+        now = served.directory._clock()
+        served.directory._clock = lambda: now + 61
+        await served.directory.refresh()
+        assert served.directory.next_offsets() == {"a": {0: 9}}
+    await one.stop()
