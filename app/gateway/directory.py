@@ -6,6 +6,7 @@ import asyncio
 import logging
 import time
 from collections.abc import Callable, Iterable, Sequence
+from typing import Literal
 
 import aiohttp
 import orjson
@@ -21,6 +22,7 @@ POLL_S = 1.0
 _ASK_TIMEOUT_S = 1.0
 _FORGET_AFTER_POLLS = 60
 COPY_MEMORY_S = 600.0  # a replica that is silent may come back with what it had: for so long it counts as a copy
+_Who = Literal["everybody", "answering"]
 _PREFERRED = ("ready", "catching up")  # one that is loading does not answer yet
 
 
@@ -42,7 +44,7 @@ class Directory:
         self._session = session
         self._deletes = deletes
         self._clock = clock
-        self._refreshing: asyncio.Task[None] | None = None
+        self._refreshing: dict[_Who, asyncio.Task[None]] = {}
         self._copies: dict[tuple[int, str], tuple[float, str]] = {}
         self._places: dict[tuple[int, str], tuple[float, int]] = {}  # never changed, for other threads: replaced
         self.workers: dict[str, Worker] = {}
@@ -108,22 +110,34 @@ class Directory:
     async def run(self) -> None:
         """Refresh for ever."""
         while True:
+            due = time.monotonic() + POLL_S
             self.begun += 1
             await self.refresh()
             self.rounds += 1
-            await asyncio.sleep(POLL_S)
+            await asyncio.sleep(max(0.0, due - time.monotonic()))  # one that hangs makes nobody's news older
 
     async def refresh(self) -> None:
         """Ask everybody now; callers at the same time share one round."""
-        if self._refreshing is None or self._refreshing.done():
-            self._refreshing = asyncio.create_task(self._refresh())
-        await asyncio.shield(self._refreshing)
+        await self._share("everybody", None)
 
-    async def _refresh(self) -> None:
+    async def look_again(self, within_s: float) -> None:
+        """The same of those that answered the last time and of who is new, for at most so long: a shard has moved."""
+        await self._share("answering", within_s)
+
+    async def _share(self, who: _Who, within_s: float | None) -> None:
+        round_ = self._refreshing.get(who)
+        if round_ is None or round_.done():
+            round_ = self._refreshing[who] = asyncio.create_task(self._refresh(who))
+        done, _ = await asyncio.wait({round_}, timeout=within_s)
+        for ended in done:
+            ended.result()
+
+    async def _refresh(self, who: _Who) -> None:
         registered = await asyncio.to_thread(self._registry.urls)
         for url in {*self._static, *(registered or ())} - set(self.workers):
             self.workers[url] = Worker(url)
-        await asyncio.gather(*(self._ask(worker) for worker in list(self.workers.values())))
+        asked = [worker for worker in self.workers.values() if who == "everybody" or not worker.missed]
+        await asyncio.gather(*map(self._asked, asked))
         for worker in list(self.workers.values()):
             withdrawn = registered is not None and worker.url not in registered and worker.url not in self._static
             if worker.missed and (withdrawn or worker.missed > _FORGET_AFTER_POLLS) and worker.url not in self._static:
@@ -142,6 +156,12 @@ class Directory:
                     copy, place = (partition, worker.replica), (now, shard["next_offset"] or 0)
                     told[copy] = min(place, told.get(copy, place))
         return told
+
+    def _asked(self, worker: Worker) -> asyncio.Task[None]:
+        """The question to it that is under way, else a new one: what it tells is heard once, in order."""
+        if worker.asked is None or worker.asked.done():
+            worker.asked = asyncio.create_task(self._ask(worker))
+        return worker.asked
 
     async def _ask(self, worker: Worker) -> None:
         try:

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import asyncio
 from dataclasses import dataclass, field
 from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from schemas.document_change import explain
+
+_SILENT_AFTER_POLLS = 2  # one alone may be a machine that was busy for a second
 
 
 class _Shard(BaseModel):
@@ -43,7 +46,7 @@ class _Description(BaseModel):
 
 @dataclass(slots=True)
 class Worker:
-    """An index worker as it last described itself. missed: polls since it last answered."""
+    """An index worker as it last described itself. missed: polls since it last answered. asked: the present poll."""
 
     url: str
     replica: str = ""
@@ -53,6 +56,7 @@ class Worker:
     freshness: dict[str, Any] | None = None
     checks: dict[str, Any] = field(default_factory=dict)
     missed: int = 0
+    asked: asyncio.Task[None] | None = None
 
     def take(self, answer: Any, collection: str) -> None:
         """Keep its description of itself. Raises ValueError, and keeps the last one, if it is none.
@@ -69,6 +73,11 @@ class Worker:
         self.replica, self.partitions, self.recent = told.replica, told.partitions, answer["recent"]
         self.freshness, self.checks = told.freshness, told.checks or {}
         self.shards = {shard["partition"]: shard for shard in answer["shards"]}
+
+    @property
+    def silent(self) -> bool:
+        """Whether it is left alone until a poll answers."""
+        return self.missed >= _SILENT_AFTER_POLLS
 
     def state(self, partition: int) -> str:
         """Of a shard that it has: as it said, or unreachable since it is silent."""

@@ -30,6 +30,7 @@ from app.settings import Settings
 
 DIM = 16
 SHARD_TIMEOUT_MS = 250
+IN_TIME_S = 0.9  # twice that and some: less than with a poll of a worker that hangs, 1 s, or a third attempt
 
 
 def now_ms() -> int:
@@ -59,7 +60,9 @@ def hit(document_id: str, vector: float | None, keyword: float | None = None, **
 
 
 class FakeWorker:
-    """shards: what each partition says to a search. answers: how it behaves: "well", a status, or "never".
+    """shards: what each partition says to a search. answers: how it behaves: "well", a status, "never", or "hangs".
+
+    "never" still says who it is; "hangs" says nothing at all, as a process that was stopped.
 
     told: what each partition says of itself beside the least that any worker does; more: what the worker does.
     """
@@ -102,6 +105,8 @@ class FakeWorker:
 
     async def _status(self, request: web.Request) -> web.Response:
         self.deletes_after = request.query.get("deletes_after")
+        if self.answers == "hangs":
+            await asyncio.sleep(30)
         if self.describes is not None:
             return _json(self.describes)
         rows = [
@@ -122,7 +127,7 @@ class FakeWorker:
     async def _search(self, request: web.Request) -> web.Response:
         body = orjson.loads(await request.read())
         self.asked.append(body)
-        if self.answers == "never":
+        if self.answers in ("never", "hangs"):
             await asyncio.sleep(30)
         if isinstance(self.answers, int):
             return web.Response(status=self.answers, text="trouble")
@@ -132,6 +137,8 @@ class FakeWorker:
     async def _document(self, request: web.Request) -> web.Response:
         document_id = request.query["id"]
         self.document_ids.append(document_id)
+        if self.answers in ("never", "hangs"):
+            await asyncio.sleep(30)
         if isinstance(self.answers, int):
             return web.Response(status=self.answers, text="trouble")
         answer = self.documents.get(document_id)

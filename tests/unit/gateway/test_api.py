@@ -14,7 +14,7 @@ from yarl import URL
 from app.gateway.openapi import Document, openapi
 from app.gateway.server import STATIC
 from schemas.search import SearchRequest
-from tests.unit.gateway.parts import FakeWorker, gateway, hit, message, said, stored
+from tests.unit.gateway.parts import IN_TIME_S, FakeWorker, gateway, hit, message, said, stored, within
 
 ODD_IDS = [
     "a/b",
@@ -88,6 +88,29 @@ async def test_a_document_that_may_be_in_a_silent_shard_is_503_and_not_404() -> 
         two.answers = 500
         assert two.url in message(await served.get("/documents/a", 503), 503)
         assert (await served.get("/documents/b"))["id"] == "b"
+
+
+async def test_a_document_that_may_live_in_a_silent_shard_is_not_said_to_be_deleted() -> None:
+    """Its producer has changed the partitioner: what it left behind is no proof."""
+    one, two = FakeWorker(2, 0), FakeWorker(2, 1)
+    one.documents["a"], two.documents["b"] = stored("a", deleted=True, text=None), stored("b")
+    one.documents["b"] = stored("b", deleted=True, text=None)
+    async with gateway(one, two) as served:
+        assert (await served.get("/documents/b"))["id"] == "b"
+        two.answers = 500
+        assert two.url in message(await served.get("/documents/a", 503), 503)
+
+
+async def test_a_document_is_told_within_twice_the_time_of_a_shard_where_a_worker_hangs() -> None:
+    one, two = FakeWorker(2, 0), FakeWorker(2, 1)
+    one.documents["b"] = stored("b")
+    async with gateway(one, two) as served:
+        two.answers = "hangs"
+        with within(IN_TIME_S):
+            assert (await served.get("/documents/b"))["id"] == "b"
+        with within(IN_TIME_S):
+            assert "no answer within 250 ms" in message(await served.get("/documents/a", 503), 503)
+        assert two.document_ids == ["b", "a"]
 
 
 async def test_a_document_that_may_be_in_a_shard_nobody_has_is_503_and_not_404() -> None:
