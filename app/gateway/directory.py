@@ -80,7 +80,7 @@ class Directory:
 
     def strangers(self) -> list[str]:
         """Workers that were announced or configured and have never answered: nobody knows what they hold."""
-        return [worker.url for worker in self.workers.values() if worker.missed and not worker.partitions]
+        return [worker.url for worker in self.workers.values() if not worker.partitions]
 
     async def require(self) -> None:
         """Raises NotServing if no index worker is known, after having looked for one."""
@@ -116,12 +116,12 @@ class Directory:
             self.rounds += 1
             await asyncio.sleep(max(0.0, due - time.monotonic()))  # one that hangs makes nobody's news older
 
-    async def refresh(self) -> None:
-        """Ask everybody now; callers at the same time share one round."""
-        await self._share("everybody", None)
+    async def refresh(self, within_s: float | None = None) -> None:
+        """Ask everybody now, waiting for at most so long; callers at the same time share one round."""
+        await self._share("everybody", within_s)
 
     async def look_again(self, within_s: float) -> None:
-        """The same of those that answered the last time and of who is new, for at most so long: a shard has moved."""
+        """The same of those that answered the last time and of who is new: a shard has moved."""
         await self._share("answering", within_s)
 
     async def _share(self, who: _Who, within_s: float | None) -> None:

@@ -75,6 +75,11 @@ class Worker:
         self.shards = {shard["partition"]: shard for shard in answer["shards"]}
 
     @property
+    def answers(self) -> bool:
+        """Whether it did so the last time that it was asked."""
+        return self.partitions > 0 and not self.missed
+
+    @property
     def silent(self) -> bool:
         """Whether it is left alone until a poll answers."""
         return self.missed >= _SILENT_AFTER_POLLS
