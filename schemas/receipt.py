@@ -17,7 +17,10 @@ class Source(BaseModel):
 
 
 class ReplicaReceipt(BaseModel):
-    """What one replica holds. `unknown`: nothing under that id, and it had applied `applied_offset` by then."""
+    """What one replica holds; of its workers, the one that proves least.
+
+    `unknown`: nothing under that id, and it had applied `applied_offset` by then.
+    """
 
     state: Literal["deleted", "indexed", "unknown"]
     has_it: bool = Field(description="whether it holds the newest state, or has none of a deleted document")
@@ -29,7 +32,7 @@ class ReplicaReceipt(BaseModel):
 
 
 class MissingReplica(BaseModel):
-    """A replica that does not say what it holds. replica: null, a worker that has never answered."""
+    """A worker of a replica that does not say what it holds. replica: null, one that has never answered."""
 
     replica: str | None
     worker: str

@@ -106,7 +106,8 @@ async def audit(
         chosen = _chosen(partitions, topics)
         reader = stack.enter_context(TopicReader(settings, f"{settings.collection}-audit", silence_s=timeout_s))
         session = await stack.enter_async_context(aiohttp.ClientSession())
-        directory = Directory(Registry(link, settings.collection), settings.index_urls, session)
+        registry = Registry(link, settings.collection)
+        directory = Directory(settings.collection, registry, settings.index_urls, session)
         try:
             report.replicas = await find_replicas(directory, replicas)
         except RequestError as error:

@@ -10,7 +10,8 @@ from collections.abc import AsyncIterator, Mapping, Sequence
 import aiohttp
 import orjson
 
-from app.gateway.directory import Directory, Worker
+from app.gateway.directory import Directory
+from app.gateway.worker import Worker
 from app.shard.held_rows import HeldRows
 from schemas.errors import NotServing, WaitTimeout
 

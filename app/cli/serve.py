@@ -66,7 +66,7 @@ async def _run(settings: Settings) -> None:
     connector = aiohttp.TCPConnector(limit=0, keepalive_timeout=60)
     async with aiohttp.ClientSession(connector=connector) as session:
         registry = Registry(link, settings.collection)
-        directory = Directory(registry, settings.index_urls, session, DeleteWatch(metrics))
+        directory = Directory(settings.collection, registry, settings.index_urls, session, DeleteWatch(metrics))
         api = WorkerApi(session, settings.shard_timeout_ms)
         fanout, replicas = Fanout(directory, api), Replicas(directory, api)
         embed_workers = Registry(link, settings.collection, "embed").told

@@ -2,10 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from typing import Any
 
 import aiohttp
 import orjson
+
+_NONSENSE = "answered what no index worker answers"
+
+
+class TooLate(str):
+    """Why a worker says nothing: it took all the time that it had."""
+
+    __slots__ = ()
 
 
 class WorkerApi:
@@ -24,48 +33,46 @@ class WorkerApi:
 
     async def search(self, url: str, body: dict[str, Any], timeout_s: float) -> dict[str, Any] | str:
         """What each of the shards in the body says, or why the worker says nothing."""
-        try:
-            timeout = aiohttp.ClientTimeout(total=timeout_s)
-            content = orjson.dumps(body)
-            async with self._session.post(f"{url}/shards/search", data=content, timeout=timeout) as response:
-                if response.status != 200:
-                    return f"answered with status {response.status}"
-                answer: Any = orjson.loads(await response.read())
-                said = answer.get("shards") if isinstance(answer, dict) else None
-                if not isinstance(said, dict) or not all(_is_said(said.get(str(shard))) for shard in body["shards"]):
-                    return "answered what no index worker answers"
-                return dict(answer)
-        except TimeoutError:
-            return f"no answer within {timeout_s * 1000:.0f} ms"
-        except (aiohttp.ClientError, orjson.JSONDecodeError) as error:
-            return str(error) or type(error).__name__
-
-    async def document(self, url: str, document_id: str) -> dict[str, Any] | None:
-        """What a worker holds under the id; None where it says nothing."""
-        answer = await self._read(f"{url}/shards/document", document_id)
-        if isinstance(answer, str) or "document" not in answer or not isinstance(answer.get("shards"), list):
-            return None
-        return answer
-
-    async def rows(self, url: str, document_id: str) -> dict[str, Any] | str:
-        """What each shard of a worker holds under the id, deleted or not, by shard; or why the worker says nothing."""
-        answer = await self._read(f"{url}/shards/row", document_id)
+        answer = await self._ask("POST", f"{url}/shards/search", timeout_s, data=orjson.dumps(body))
         if isinstance(answer, str):
             return answer
         said = answer.get("shards")
-        return dict(said) if isinstance(said, dict) else "answered what no index worker answers"
+        if not isinstance(said, dict) or not all(_is_said(said.get(str(shard))) for shard in body["shards"]):
+            return _NONSENSE
+        return answer
 
-    async def _read(self, url: str, document_id: str) -> dict[str, Any] | str:
-        timeout_s = self.timeout_s()
+    async def document(self, url: str, document_id: str, timeout_s: float) -> dict[str, Any] | str:
+        """What a worker holds under the id, or why it says nothing."""
+        answer = await self._read(f"{url}/shards/document", document_id, timeout_s)
+        if isinstance(answer, str):
+            return answer
+        return answer if "document" in answer and isinstance(answer.get("shards"), list) else _NONSENSE
+
+    async def rows(self, url: str, document_id: str) -> dict[str, Any] | str:
+        """What each shard of a worker holds under the id, deleted or not, by shard; or why the worker says nothing."""
+        answer = await self._read(f"{url}/shards/row", document_id, self.timeout_s())
+        if isinstance(answer, str):
+            return answer
+        said = answer.get("shards")
+        return said if isinstance(said, dict) else _NONSENSE
+
+    async def _read(self, url: str, document_id: str, timeout_s: float) -> dict[str, Any] | str:
+        return await self._ask("GET", url, timeout_s, (200, 404), params={"id": document_id})
+
+    async def _ask(
+        self, method: str, url: str, timeout_s: float, expected: Collection[int] = (200,), **question: Any
+    ) -> dict[str, Any] | str:
+        timeout = aiohttp.ClientTimeout(total=timeout_s)
         try:
-            timeout = aiohttp.ClientTimeout(total=timeout_s)
-            async with self._session.get(url, params={"id": document_id}, timeout=timeout) as response:
+            async with self._session.request(method, url, timeout=timeout, **question) as response:
+                if response.status not in expected:
+                    return f"answered with status {response.status}"
                 answer: Any = orjson.loads(await response.read())
         except TimeoutError:
-            return f"no answer within {timeout_s * 1000:.0f} ms"
+            return TooLate(f"no answer within {timeout_s * 1000:.0f} ms")
         except (aiohttp.ClientError, orjson.JSONDecodeError) as error:
             return str(error) or type(error).__name__
-        return dict(answer) if isinstance(answer, dict) else "answered what no index worker answers"
+        return answer if isinstance(answer, dict) else _NONSENSE
 
 
 def _is_said(said: Any) -> bool:

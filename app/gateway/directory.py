@@ -6,13 +6,13 @@ import asyncio
 import logging
 import time
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field
-from typing import Any
+from typing import Literal
 
 import aiohttp
 import orjson
 
 from app.gateway.deletes import DeleteWatch
+from app.gateway.worker import Worker
 from app.registry import Registry
 from schemas.errors import BadRequest, NotServing
 
@@ -22,32 +22,8 @@ POLL_S = 1.0
 _ASK_TIMEOUT_S = 1.0
 _FORGET_AFTER_POLLS = 60
 COPY_MEMORY_S = 600.0  # a replica that is silent may come back with what it had: for so long it counts as a copy
+_Who = Literal["everybody", "answering"]
 _PREFERRED = ("ready", "catching up")  # one that is loading does not answer yet
-
-
-@dataclass(slots=True)
-class Worker:
-    """An index worker as it last described itself. missed: polls since it last answered."""
-
-    url: str
-    replica: str = ""
-    partitions: int = 0
-    shards: dict[int, dict[str, Any]] = field(default_factory=dict)
-    recent: list[dict[str, Any]] = field(default_factory=list)
-    freshness: dict[str, Any] | None = None
-    checks: dict[str, Any] = field(default_factory=dict)
-    missed: int = 0
-
-    def take(self, answer: dict[str, Any]) -> None:
-        """Keep its description of itself. Raises KeyError or TypeError, and keeps the last one, if it is none."""
-        shards = {shard["partition"]: shard for shard in answer["shards"]}
-        self.replica, self.partitions, self.recent = answer["replica"], answer["partitions"], answer["recent"]
-        self.freshness, self.checks = answer.get("freshness"), answer.get("checks") or {}
-        self.shards = shards
-
-    def state(self, partition: int) -> str:
-        """Of a shard that it has: as it said, or unreachable since it is silent."""
-        return "unreachable" if self.missed else str(self.shards[partition].get("state"))
 
 
 class Directory:
@@ -55,19 +31,22 @@ class Directory:
 
     def __init__(
         self,
+        collection: str,
         registry: Registry,
         urls: Sequence[str],
         session: aiohttp.ClientSession,
         deletes: DeleteWatch | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
+        self._collection = collection
         self._registry = registry
         self._static = tuple(urls)
         self._session = session
         self._deletes = deletes
         self._clock = clock
-        self._refreshing: asyncio.Task[None] | None = None
+        self._refreshing: dict[_Who, asyncio.Task[None]] = {}
         self._copies: dict[tuple[int, str], tuple[float, str]] = {}
+        self._places: dict[tuple[int, str], tuple[float, int]] = {}  # never changed, for other threads: replaced
         self.workers: dict[str, Worker] = {}
         self.begun = 0  # rounds of asking everybody
         self.rounds = 0  # … that have ended
@@ -101,7 +80,7 @@ class Directory:
 
     def strangers(self) -> list[str]:
         """Workers that were announced or configured and have never answered: nobody knows what they hold."""
-        return [worker.url for worker in self.workers.values() if worker.missed and not worker.partitions]
+        return [worker.url for worker in self.workers.values() if not worker.partitions]
 
     async def require(self) -> None:
         """Raises NotServing if no index worker is known, after having looked for one."""
@@ -117,38 +96,72 @@ class Directory:
             raise BadRequest(f"min_offsets: there is no partition {unknown[0]}; there are {self.partitions}")
 
     def next_offsets(self) -> dict[str, dict[int, int]]:
-        """By replica and shard, where it reads on in the vectors topic, as it last told. Called by any thread."""
+        """By replica and shard, where it reads on in the vectors topic, as was told within the last minute.
+
+        Whether its worker is still listed makes no difference. Called by any thread.
+        """
+        since = self._clock() - _FORGET_AFTER_POLLS * POLL_S
         found: dict[str, dict[int, int]] = {}
-        for worker in sorted(self.workers.values(), key=lambda worker: -worker.missed):  # who answers wins
-            told = {p: shard["next_offset"] or 0 for p, shard in worker.shards.items() if "next_offset" in shard}
-            found.setdefault(worker.replica, {}).update(told)
+        for (shard, replica), (heard, place) in self._places.items():
+            if heard >= since:
+                found.setdefault(replica, {})[shard] = place
         return found
 
     async def run(self) -> None:
         """Refresh for ever."""
         while True:
+            due = time.monotonic() + POLL_S
             self.begun += 1
             await self.refresh()
             self.rounds += 1
-            await asyncio.sleep(POLL_S)
+            await asyncio.sleep(max(0.0, due - time.monotonic()))  # one that hangs makes nobody's news older
 
-    async def refresh(self) -> None:
-        """Ask everybody now; callers at the same time share one round."""
-        if self._refreshing is None or self._refreshing.done():
-            self._refreshing = asyncio.create_task(self._refresh())
-        await asyncio.shield(self._refreshing)
+    async def refresh(self, within_s: float | None = None) -> None:
+        """Ask everybody now, waiting for at most so long; callers at the same time share one round."""
+        await self._share("everybody", within_s)
 
-    async def _refresh(self) -> None:
+    async def look_again(self, within_s: float) -> None:
+        """The same of those that answered the last time and of who is new: a shard has moved."""
+        await self._share("answering", within_s)
+
+    async def _share(self, who: _Who, within_s: float | None) -> None:
+        round_ = self._refreshing.get(who)
+        if round_ is None or round_.done():
+            round_ = self._refreshing[who] = asyncio.create_task(self._refresh(who))
+        done, _ = await asyncio.wait({round_}, timeout=within_s)
+        for ended in done:
+            ended.result()
+
+    async def _refresh(self, who: _Who) -> None:
         registered = await asyncio.to_thread(self._registry.urls)
         for url in {*self._static, *(registered or ())} - set(self.workers):
             self.workers[url] = Worker(url)
-        await asyncio.gather(*(self._ask(worker) for worker in list(self.workers.values())))
+        asked = [worker for worker in self.workers.values() if who == "everybody" or not worker.missed]
+        await asyncio.gather(*map(self._asked, asked))
         for worker in list(self.workers.values()):
             withdrawn = registered is not None and worker.url not in registered and worker.url not in self._static
             if worker.missed and (withdrawn or worker.missed > _FORGET_AFTER_POLLS) and worker.url not in self._static:
                 del self.workers[worker.url]
+        self._places = self._places | self._told_places()
         if self._deletes is not None:
             self._deletes.settle(lambda partition: set(self.copies(partition)))
+
+    def _told_places(self) -> dict[tuple[int, str], tuple[float, int]]:
+        """By shard and replica, when and where; of two workers that tell of one, the place that is least far."""
+        now = self._clock()
+        told: dict[tuple[int, str], tuple[float, int]] = {}
+        for worker in (worker for worker in self.workers.values() if not worker.missed):
+            for partition, shard in worker.shards.items():
+                if "next_offset" in shard:
+                    copy, place = (partition, worker.replica), (now, shard["next_offset"] or 0)
+                    told[copy] = min(place, told.get(copy, place))
+        return told
+
+    def _asked(self, worker: Worker) -> asyncio.Task[None]:
+        """The question to it that is under way, else a new one: what it tells is heard once, in order."""
+        if worker.asked is None or worker.asked.done():
+            worker.asked = asyncio.create_task(self._ask(worker))
+        return worker.asked
 
     async def _ask(self, worker: Worker) -> None:
         try:
@@ -156,11 +169,11 @@ class Directory:
             parameters = {} if self._deletes is None else {"deletes_after": self._deletes.after(worker.url)}
             async with self._session.get(f"{worker.url}/shards", params=parameters, timeout=timeout) as response:
                 answer = orjson.loads(await response.read())
-                worker.take(answer)
+                worker.take(answer, self._collection)
                 if self._deletes is not None:
                     self._deletes.heard(worker.url, worker.replica, answer.get("deletes"))
         except (aiohttp.ClientError, TimeoutError, ValueError, KeyError, TypeError) as error:
-            # the last three: it answers, but is no index worker
+            # the last three: it answers, but is no index worker of ours
             if worker.missed == 0:
                 log.warning("index worker %s does not answer: %s", worker.url, str(error) or type(error).__name__)
             worker.missed += 1

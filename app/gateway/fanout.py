@@ -4,27 +4,67 @@ from __future__ import annotations
 
 import asyncio
 import base64
-from collections.abc import Iterable
+import time
+from collections.abc import Awaitable, Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from app.gateway.asking import WorkerApi
-from app.gateway.directory import Directory, Worker
+from app.gateway.asking import TooLate, WorkerApi
+from app.gateway.directory import Directory
+from app.gateway.worker import Worker
 from schemas.errors import BadRequest, NotServing, RequestError, WaitTimeout
 from schemas.search import SearchRequest
 
 _ATTEMPTS = 2
+_NOT_OWNED = "is not owned by this worker"
+
+Said = dict[str, Any]
+_Ask = Callable[[str, list[int]], Awaitable[Mapping[int, Said | str]]]
+"""Asks the worker at a URL for its shards: what each says, or why it does not."""
 
 
 @dataclass(slots=True)
 class Gathered:
     """shards: what each answering shard said. missing: the others, and why."""
 
-    shards: dict[int, dict[str, Any]] = field(default_factory=dict)
+    shards: dict[int, Said] = field(default_factory=dict)
     missing: dict[int, str] = field(default_factory=dict)
+
+
+@dataclass(slots=True)
+class _Time:
+    """What one question has, all attempts together. wait_ms: of that, what the shards may wait for their offsets."""
+
+    api: WorkerApi
+    wait_ms: int
+    began: float = field(default_factory=time.monotonic)
+
+    def wait_left_ms(self) -> int:
+        """At least 1: who is asked late still answers with what it has."""
+        return max(1, self.wait_ms - int((time.monotonic() - self.began) * 1000))
+
+    def left_s(self) -> float:
+        """Until the end of the last attempt."""
+        end = self.began + self.api.timeout_s(self.wait_ms) + (_ATTEMPTS - 1) * self.api.timeout_s()
+        return max(0.001, end - time.monotonic())
+
+    def attempt_s(self) -> float:
+        """How long a worker has that is asked now."""
+        return min(self.api.timeout_s(self.wait_left_ms() if self.wait_ms else 0), self.left_s())
+
+
+@dataclass(slots=True)
+class _Question:
+    """Under way to all shards. tried: who was asked for each. late: who took all the time that it had."""
+
+    ask: _Ask
+    time: _Time
+    gathered: Gathered = field(default_factory=Gathered)
+    tried: dict[int, set[str]] = field(default_factory=dict)
+    late: set[str] = field(default_factory=set)
 
 
 class Fanout:
@@ -45,97 +85,92 @@ class Fanout:
         """
         await self._directory.require()
         body = self._body(request, vector, fingerprint)
-        timeout_s = self._timeout_s(request)
-        gathered = Gathered()
-        tried: dict[int, set[str]] = {}
-        for attempt in range(_ATTEMPTS):
-            open_shards = [p for p in range(self._directory.partitions) if p not in gathered.shards]
-            await self._round(open_shards, body, timeout_s, tried, gathered)
-            if not gathered.missing:
-                break
-            if attempt == 0:
-                await self._directory.refresh()
+        left = _Time(self._api, request.timeout_ms if _demands(request) else 0)
+
+        async def ask(url: str, shards: list[int]) -> Mapping[int, Said | str]:
+            own = {"shards": shards} | ({"timeout_ms": left.wait_left_ms()} if left.wait_ms else {})
+            answer = await self._api.search(url, body | own, left.attempt_s())
+            return dict.fromkeys(shards, answer) if isinstance(answer, str) else _said(answer["shards"], shards)
+
+        gathered = await self._gather(_Question(ask, left))
         self._check(request, gathered)
         return gathered
 
-    async def document(self, document_id: str) -> list[dict[str, Any]]:
-        """What each worker holds under the id. Raises NotServing if a shard cannot be asked and none has it."""
-        tried: dict[int, set[str]] = {}
-        silent: dict[int, str] = {}
-        for attempt in range(_ATTEMPTS):
-            if attempt or not self._directory.partitions:
-                await self._directory.refresh()
-            found, silent = await self._document_round(document_id, tried)
-            if found or (self._directory.partitions and not silent):
-                return found
-        reasons = ", ".join(f"shard {shard} ({why})" for shard, why in sorted(silent.items()))
+    async def document(self, document_id: str) -> list[Said]:
+        """What each worker holds under the id. Raises NotServing if a shard cannot be asked and none has it alive."""
+        if not self._directory.partitions:
+            await self._directory.refresh()
+        left = _Time(self._api, 0)
+
+        async def ask(url: str, shards: list[int]) -> Mapping[int, Said | str]:
+            answer = await self._api.document(url, document_id, left.attempt_s())
+            if isinstance(answer, str):
+                return dict.fromkeys(shards, answer)
+            return {shard: answer if shard in answer["shards"] else _NOT_OWNED for shard in shards}
+
+        gathered = await self._gather(_Question(ask, left))
+        answers = {id(answer): answer for answer in gathered.shards.values()}.values()  # one of a worker, once
+        found = [answer for answer in answers if answer["document"] is not None]
+        if any(not one["deleted"] for one in found) or (self._directory.partitions and not gathered.missing):
+            return found
+        reasons = ", ".join(f"shard {shard} ({why})" for shard, why in sorted(gathered.missing.items()))
         raise NotServing(f"cannot tell: no answer from {reasons or 'any index worker'}")
 
-    async def _document_round(
-        self, document_id: str, tried: dict[int, set[str]]
-    ) -> tuple[list[dict[str, Any]], dict[int, str]]:
-        """What was found, and the shards that nobody looked into, with the reason."""
-        asked: dict[int, Worker] = {}
-        silent: dict[int, str] = {}
-        for shard in range(self._directory.partitions):
-            owner = self._owner(shard, tried)
-            if owner is None:
-                silent[shard] = "no index worker has it"
-            else:
-                asked[shard] = owner
-        workers = {worker.url: worker for worker in asked.values()}
-        answers = await asyncio.gather(*(self._api.document(worker.url, document_id) for worker in workers.values()))
-        by_url = dict(zip(workers, answers, strict=True))
-        silent |= {
-            shard: worker.url
-            for shard, worker in asked.items()
-            if (answer := by_url[worker.url]) is None or shard not in answer["shards"]
-        }
-        return [answer for answer in answers if answer and answer["document"] is not None], silent
+    async def _gather(self, question: _Question) -> Gathered:
+        await self._round(range(self._directory.partitions), question, _ATTEMPTS)
+        return question.gathered
 
-    def _owner(self, shard: int, tried: dict[int, set[str]]) -> Worker | None:
-        """Whom to ask for a shard: the best owner that was not asked yet, else the best; None if nobody has it."""
-        owners = self._directory.owners(shard)
-        asked = tried.setdefault(shard, set())
-        owner = next((worker for worker in owners if worker.url not in asked), owners[0] if owners else None)
+    async def _round(self, shards: Iterable[int], question: _Question, attempts: int) -> None:
+        """Ask the best owner of each shard; each worker's shards go their way, whatever the others take."""
+        groups: dict[str | None, list[int]] = {}
+        for shard in shards:
+            owner = self._owner(shard, question)
+            groups.setdefault(None if owner is None else owner.url, []).append(shard)
+        await asyncio.gather(*(self._group(url, own, question, attempts) for url, own in groups.items()))
+
+    async def _group(self, url: str | None, shards: list[int], question: _Question, attempts: int) -> None:
+        """Ask a worker, None: nobody has these shards; then who else has those that say nothing, after a look.
+
+        No look for a worker that was too slow: whoever else has its shards is asked, and it is not asked again.
+        """
+        missing = question.gathered.missing
+        if url is None:
+            for shard in shards:
+                missing.setdefault(shard, self._why(shard))
+        else:
+            self._sort_in(url, await question.ask(url, shards), question)
+        silent = [shard for shard in shards if shard in missing]
+        if silent and attempts > 1:
+            if url not in question.late:
+                await self._directory.look_again(question.time.left_s() / 2)
+            await self._round(silent, question, attempts - 1)
+
+    def _owner(self, shard: int, question: _Question) -> Worker | None:
+        """Whom to ask for a shard: the best owner that was not asked yet, else the best; None if nobody can be."""
+        owners = [
+            worker for worker in self._directory.owners(shard) if not worker.silent and worker.url not in question.late
+        ]
+        tried = question.tried.setdefault(shard, set())
+        owner = next((worker for worker in owners if worker.url not in tried), owners[0] if owners else None)
         if owner is not None:
-            asked.add(owner.url)
+            tried.add(owner.url)
         return owner
 
-    async def _round(
-        self,
-        shards: Iterable[int],
-        body: dict[str, Any],
-        timeout_s: float,
-        tried: dict[int, set[str]],
-        gathered: Gathered,
-    ) -> None:
-        groups: dict[str, list[int]] = {}
-        for shard in shards:
-            owner = self._owner(shard, tried)
-            if owner is None:
-                gathered.missing.setdefault(shard, "no index worker has it")
-            else:
-                groups.setdefault(owner.url, []).append(shard)
-        asked = groups.items()
-        answers = await asyncio.gather(
-            *(self._api.search(url, body | {"shards": own}, timeout_s) for url, own in asked)
-        )
-        for (url, own), answer in zip(asked, answers, strict=True):
-            for shard in own:
-                self._sort_in(shard, url, answer, gathered)
+    def _why(self, shard: int) -> str:
+        """Why nobody is asked for a shard."""
+        owners = self._directory.owners(shard)
+        return f"{owners[0].url}: {owners[0].state(shard)}" if owners else "no index worker has it"
 
     @staticmethod
-    def _sort_in(shard: int, url: str, answer: dict[str, Any] | str, gathered: Gathered) -> None:
-        if isinstance(answer, str):
-            gathered.missing[shard] = f"{url}: {answer}"
-            return
-        said = answer["shards"][str(shard)]
-        if said.get("status") == 503:
-            gathered.missing[shard] = f"{url}: {said['error']}"
-        else:
-            gathered.shards[shard] = said
-            gathered.missing.pop(shard, None)
+    def _sort_in(url: str, told: Mapping[int, Said | str], question: _Question) -> None:
+        for shard, said in told.items():
+            if isinstance(said, str):
+                question.gathered.missing[shard] = f"{url}: {said}"
+                if isinstance(said, TooLate):
+                    question.late.add(url)
+            else:
+                question.gathered.shards[shard] = said
+                question.gathered.missing.pop(shard, None)
 
     @staticmethod
     def _body(request: SearchRequest, vector: NDArray[np.float32] | None, fingerprint: str | None) -> dict[str, Any]:
@@ -151,10 +186,6 @@ class Fanout:
             "timeout_ms": request.timeout_ms,
         }
 
-    def _timeout_s(self, request: SearchRequest) -> float:
-        waits = bool(request.min_offsets) or request.max_staleness_ms is not None
-        return self._api.timeout_s(request.timeout_ms if waits else 0)
-
     def _check(self, request: SearchRequest, gathered: Gathered) -> None:
         self._directory.check_partitions(request.min_offsets or {})
         if not gathered.shards:
@@ -163,7 +194,7 @@ class Fanout:
         for shard, said in sorted(gathered.shards.items()):
             if "error" in said:
                 raise _raised(shard, said)
-        if (request.min_offsets or request.max_staleness_ms is not None) and gathered.missing:
+        if _demands(request) and gathered.missing:
             shard, why = min(gathered.missing.items())
             raise WaitTimeout(f"shard {shard} cannot say how far it is: {why}")
         if request.filter and not gathered.missing:
@@ -173,6 +204,16 @@ class Fanout:
                 raise BadRequest(
                     f"filter: no document has the field {min(unknown)!r}; there are: {', '.join(known[:50]) or 'none'}"
                 )
+
+
+def _demands(request: SearchRequest) -> bool:
+    return bool(request.min_offsets) or request.max_staleness_ms is not None
+
+
+def _said(told: Mapping[str, Said], shards: Iterable[int]) -> dict[int, Said | str]:
+    """What the shards of one answer say; why not, of those that the worker does not have or cannot search."""
+    own = {shard: told[str(shard)] for shard in shards}
+    return {shard: str(said["error"]) if said.get("status") == 503 else said for shard, said in own.items()}
 
 
 def _raised(shard: int, said: dict[str, Any]) -> RequestError:

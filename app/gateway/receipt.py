@@ -6,7 +6,7 @@ from functools import reduce
 from typing import Any
 
 from app.gateway.directory import Directory
-from app.gateway.replicas import Held
+from app.gateway.replicas import Held, applied_offset
 from app.order import DocumentOrder
 from schemas.document_change import utc
 from schemas.errors import NotFound, NotServing, RequestError
@@ -23,20 +23,18 @@ def receipt(document_id: str, held: Held, directory: Directory) -> Receipt:
     newest = {
         partition: reduce(_newer, rows)
         for partition, replicas in held.rows.items()
-        if (rows := [said["row"] for said, _ in replicas.values() if said["row"] is not None])
+        if (rows := [said["row"] for copies in replicas.values() for said, _ in copies if said["row"] is not None])
     }
     if not newest:
         raise _nobody_has_it(document_id, held, directory)
     # a producer that changed its partitioner left one in each of two: what lives counts
     partition, row = max(newest.items(), key=lambda item: (not item[1]["deleted"], item[1]["event_time_ms"]))
-    replicas = {
-        replica: _replica(row, said, worker) for replica, (said, worker) in sorted(held.rows[partition].items())
-    }
+    replicas = {replica: _replica(row, copies) for replica, copies in sorted(held.rows[partition].items())}
     missing = _missing(partition, held, directory)
     everywhere_ms = None
     if not missing and all(one.has_it for one in replicas.values()):
-        rows = [said["row"] for said, _ in held.rows[partition].values() if said["row"] is not None]
-        everywhere_ms = max(one["indexed_time_ms"] for one in rows)
+        said_of_all = [said for copies in held.rows[partition].values() for said, _ in copies]
+        everywhere_ms = max(said["row"]["indexed_time_ms"] for said in said_of_all if said["row"] is not None)
     return Receipt(
         id=document_id,
         state="deleted" if row["deleted"] else "indexed",
@@ -59,38 +57,45 @@ def _order(row: Row) -> DocumentOrder:
     return DocumentOrder(row["version"], row["source_offset"])
 
 
-def _replica(newest: Row, said: dict[str, Any], worker: str) -> ReplicaReceipt:
-    row, applied = said["row"], said["applied_offset"]
-    if row is None:  # built anew when Kafka no longer had the tombstone, or not there yet
-        has_it = newest["deleted"] and applied is not None and applied >= newest["source_offset"]
-    else:
-        has_it = (row["source_offset"], row["deleted"]) == (newest["source_offset"], newest["deleted"])
+def _replica(newest: Row, copies: list[tuple[dict[str, Any], str]]) -> ReplicaReceipt:
+    """Of the workers that answer for a replica, the one that proves least: searches may ask any of them."""
+    said, worker = min(copies, key=lambda copy: (_has_it(newest, copy[0]), applied_offset(copy[0])))
+    row = said["row"]
     return ReplicaReceipt(
         state="unknown" if row is None else "deleted" if row["deleted"] else "indexed",
-        has_it=has_it,
+        has_it=_has_it(newest, said),
         source_offset=None if row is None else row["source_offset"],
-        applied_offset=applied,
+        applied_offset=said["applied_offset"],
         indexed_time=None if row is None else utc(row["indexed_time_ms"]),
         as_of=None if said["as_of_ms"] is None else utc(said["as_of_ms"]),
         worker=worker,
     )
 
 
+def _has_it(newest: Row, said: dict[str, Any]) -> bool:
+    row = said["row"]
+    if row is None:  # built anew when Kafka no longer had the tombstone, or not there yet
+        return bool(newest["deleted"]) and applied_offset(said) >= newest["source_offset"]
+    return (row["source_offset"], row["deleted"]) == (newest["source_offset"], newest["deleted"])
+
+
 def _missing(partition: int, held: Held, directory: Directory) -> list[MissingReplica]:
+    """Who does not say: workers that have the shard, also beside one that does; replicas that had it; strangers."""
     silent = [
+        MissingReplica(replica=worker.replica, worker=worker.url, reason=held.silent[worker.url])
+        for worker in directory.owners(partition)
+        if worker.url in held.silent
+    ]
+    known = held.rows[partition].keys() | {one.replica for one in silent}
+    gone = [
         MissingReplica(
-            replica=replica,
-            worker=url,
-            reason=held.silent.get(url) or f"shard {partition} was there in the last ten minutes, and is not now",
+            replica=replica, worker=url, reason=f"shard {partition} was there in the last ten minutes, and is not now"
         )
-        for replica, url in sorted(directory.copies(partition).items())
-        if replica not in held.rows[partition]
+        for replica, url in directory.copies(partition).items()
+        if replica not in known
     ]
-    strangers = [
-        MissingReplica(replica=None, worker=url, reason=f"has never answered: {held.silent.get(url, 'not asked')}")
-        for url in directory.strangers()
-    ]
-    return silent + strangers
+    strangers = [MissingReplica(replica=None, worker=url, reason="has never answered") for url in directory.strangers()]
+    return sorted(silent + gone, key=lambda one: (one.replica, one.worker)) + strangers
 
 
 def _nobody_has_it(document_id: str, held: Held, directory: Directory) -> RequestError:

@@ -6,18 +6,25 @@ import asyncio
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 from app.gateway.asking import WorkerApi
-from app.gateway.directory import Directory, Worker
+from app.gateway.directory import Directory
+from app.gateway.worker import Worker
 from schemas.errors import WaitTimeout
 from schemas.waiting import WaitRequest
 
 _AGAIN_S = 0.1
 _MOST_TOLD = 5
+_NOBODY = "no index worker has it at present"
 
-Copy = tuple[int, str]
-"""A shard of a replica."""
+
+class Copy(NamedTuple):
+    """A shard of a replica at one of its workers: two of them have it while it moves. url: empty, none has it."""
+
+    shard: int
+    replica: str
+    url: str
 
 
 @dataclass(slots=True)
@@ -29,17 +36,17 @@ class _Waiting:
     lacking: dict[Copy, str] = field(default_factory=dict)
     late: bool = False
 
-    def wants(self, shard: int, replica: str) -> bool:
+    def wants(self, copy: Copy) -> bool:
         if self.everyone:
-            return (shard, replica) not in self.reached
-        return all(reached != shard for reached, _ in self.reached)
+            return copy not in self.reached
+        return all(reached.shard != copy.shard for reached in self.reached)
 
 
 @dataclass(frozen=True, slots=True)
 class Held:
-    """rows: what each replica of each partition holds, with its worker. silent: workers that do not say, and why."""
+    """rows: what each worker of each replica of each partition holds. silent: workers that do not say, and why."""
 
-    rows: dict[int, dict[str, tuple[dict[str, Any], str]]]
+    rows: dict[int, dict[str, list[tuple[dict[str, Any], str]]]]
     silent: dict[str, str]
 
 
@@ -67,27 +74,25 @@ class Replicas:
             if waiting.late or time.monotonic() >= deadline:
                 raise WaitTimeout(self._told(request, waiting))
             await asyncio.sleep(_AGAIN_S)
-            await self._directory.refresh()
+            await self._directory.refresh(max(0.0, deadline - time.monotonic()))
         by_shard: dict[int, dict[str, dict[str, Any]]] = {}
-        for (shard, replica), said in sorted(waiting.reached.items()):
-            by_shard.setdefault(shard, {})[replica] = said
+        for copy, said in sorted(waiting.reached.items(), key=lambda item: (item[0][:2], -applied_offset(item[1]))):
+            by_shard.setdefault(copy.shard, {})[copy.replica] = said  # of its workers, the one that is least far
         return by_shard
 
     async def held(self, document_id: str) -> Held:
-        """What every worker holds under an id."""
+        """What every worker that answers polls holds under an id: at the URL of another may be anybody by now."""
         await self._directory.require()
         workers = list(self._directory.workers.values())
-        answers = await asyncio.gather(*(self._api.rows(worker.url, document_id) for worker in workers))
-        held = Held({}, {})
-        for worker, answer in zip(workers, answers, strict=True):
+        asked = [worker for worker in workers if worker.answers]
+        held = Held({}, {worker.url: "unreachable" for worker in workers if not worker.answers})
+        answers = await asyncio.gather(*(self._api.rows(worker.url, document_id) for worker in asked))
+        for worker, answer in zip(asked, answers, strict=True):
             if isinstance(answer, str):
                 held.silent[worker.url] = answer
                 continue
             for partition, said in answer.items():
-                replicas = held.rows.setdefault(int(partition), {})
-                known = replicas.get(worker.replica)
-                if known is None or _offset(known[0]) < _offset(said):  # two have it while it moves
-                    replicas[worker.replica] = (said, worker.url)
+                held.rows.setdefault(int(partition), {}).setdefault(worker.replica, []).append((said, worker.url))
         return held
 
     async def _round(self, request: WaitRequest, deadline: float, waiting: _Waiting) -> None:
@@ -95,10 +100,11 @@ class Replicas:
         waiting.lacking.clear()
         asked: dict[str, list[Copy]] = {}
         for shard in sorted(request.offsets):
-            for copy, worker in self._copies(shard, waiting):
-                waiting.lacking[copy] = "no index worker has it at present"
-                if worker is not None:
-                    asked.setdefault(worker.url, []).append(copy)
+            for copy, why_not in self._copies(shard, waiting.everyone):
+                if waiting.wants(copy):
+                    waiting.lacking[copy] = why_not or "was not asked in time"
+                    if why_not is None:
+                        asked.setdefault(copy.url, []).append(copy)
         left_ms = max(1, int((deadline - time.monotonic()) * 1000))
         tasks = {
             asyncio.create_task(self._ask(url, request, copies, left_ms, waiting)) for url, copies in asked.items()
@@ -112,17 +118,31 @@ class Replicas:
             for task in tasks:  # one replica is enough, and has it
                 task.cancel()
 
-    def _copies(self, shard: int, waiting: _Waiting) -> Iterator[tuple[Copy, Worker | None]]:
-        owners = {worker.replica: worker for worker in reversed(self._directory.owners(shard))}  # the best of each
+    def _copies(self, shard: int, everyone: bool) -> Iterator[tuple[Copy, str | None]]:
+        """The copies of a shard, and why one cannot be asked.
+
+        A worker that is silent counts where no other one of its replica answers for the shard.
+        """
         # a replica whose workers are there while none has the shard: it moves from one to the other
         moving = {worker.replica for worker in self._directory.workers.values()} & set(self._directory.copies(shard))
-        for replica in sorted(owners.keys() | moving) or [""]:
-            if waiting.wants(shard, replica):
-                yield (shard, replica), owners.get(replica)
+        owners: dict[str, list[Worker]] = {replica: [] for replica in moving}
+        for worker in self._directory.owners(shard):
+            owners.setdefault(worker.replica, []).append(worker)
+        for replica, workers in sorted(owners.items()):
+            for worker in [worker for worker in workers if worker.answers] or workers:
+                why_not = None if worker.answers else self._cannot_say(worker.url, shard, "unreachable")
+                yield Copy(shard, replica, worker.url), why_not
+            if not workers:
+                yield Copy(shard, replica, ""), _NOBODY
+        if not owners:
+            yield Copy(shard, "", ""), _NOBODY
+        if everyone:
+            for url in self._directory.strangers():
+                yield Copy(shard, "", url), f"{url} has never answered"
 
     async def _ask(self, url: str, request: WaitRequest, copies: list[Copy], left_ms: int, waiting: _Waiting) -> None:
         body = {
-            "shards": [shard for shard, _ in copies],
+            "shards": [copy.shard for copy in copies],
             "mode": "none",
             "vector": None,
             "fingerprint": None,
@@ -134,10 +154,9 @@ class Replicas:
         }
         answer = await self._api.search(url, body, self._api.timeout_s(left_ms))
         for copy in [copy for copy in copies if copy in waiting.lacking]:  # else another one was enough
-            said = answer if isinstance(answer, str) else answer["shards"][str(copy[0])]
+            said = answer if isinstance(answer, str) else answer["shards"][str(copy.shard)]
             if isinstance(said, str):
-                last = self._last_heard(url, copy[0])
-                waiting.lacking[copy] = f"{url} cannot say how far it is: {said}; last heard of at {_at(last)}"
+                waiting.lacking[copy] = self._cannot_say(url, copy.shard, said)
             elif "error" not in said:
                 self._has_it(copy, said | {"worker": url}, waiting)
             elif said["status"] == 504:
@@ -150,27 +169,28 @@ class Replicas:
     def _has_it(copy: Copy, said: dict[str, Any], waiting: _Waiting) -> None:
         waiting.reached[copy] = said
         for other in list(waiting.lacking):
-            if other == copy or (other[0] == copy[0] and not waiting.everyone):
+            if other == copy or (other.shard == copy.shard and not waiting.everyone):
                 del waiting.lacking[other]
 
-    def _last_heard(self, url: str, shard: int) -> int | None:
+    def _cannot_say(self, url: str, shard: int, why: str) -> str:
         worker = self._directory.workers.get(url)
-        told = worker.shards.get(shard) if worker is not None else None
-        return None if told is None else told.get("applied_offset")
+        told = worker.shards.get(shard, {}) if worker is not None else {}
+        return f"{url} cannot say how far it is: {why}; last heard of at {_at(told.get('applied_offset'))}"
 
     @staticmethod
     def _told(request: WaitRequest, waiting: _Waiting) -> str:
         told = [
-            f"shard {shard} has not applied offset {request.offsets[shard]}"
-            + (f" in replica {replica}" if replica else "")
+            f"shard {copy.shard} has not applied offset {request.offsets[copy.shard]}"
+            + (f" in replica {copy.replica}" if copy.replica else "")
             + f": {why}"
-            for (shard, replica), why in sorted(waiting.lacking.items())
+            for copy, why in sorted(waiting.lacking.items())
         ]
         more = f"; and {len(told) - _MOST_TOLD} more" if len(told) > _MOST_TOLD else ""
         return "; ".join(told[:_MOST_TOLD]) + more
 
 
-def _offset(said: dict[str, Any]) -> int:
+def applied_offset(said: dict[str, Any]) -> int:
+    """How far a shard says it is; -1: it has applied nothing."""
     return -1 if said["applied_offset"] is None else int(said["applied_offset"])
 
 

@@ -8,7 +8,8 @@ from typing import Any
 from pydantic import BaseModel, Field
 
 from app.gateway.answer import now_ms
-from app.gateway.directory import Directory, Worker
+from app.gateway.directory import Directory
+from app.gateway.worker import Worker
 from app.settings import Settings
 
 _MEMORY = ("graph", "rows", "buffer", "keyword")

@@ -6,8 +6,9 @@ from collections.abc import Callable
 from typing import Any
 
 from app.gateway.answer import freshness, now_ms
-from app.gateway.directory import Directory, Worker
+from app.gateway.directory import Directory
 from app.gateway.freshness import checks, documents_freshness
+from app.gateway.worker import Worker
 from app.settings import Settings
 from schemas.document_change import utc
 

@@ -36,7 +36,7 @@ async def asked(folder: Path, epoch: str = EPOCH) -> AsyncIterator[tuple[Directo
     application = web.Application()
     application.add_routes(server.routes())
     async with TestServer(application) as http, aiohttp.ClientSession() as session:
-        directory = Directory(Nobody(), [str(http.make_url("")).rstrip("/")], session)  # type: ignore[arg-type]
+        directory = Directory("c", Nobody(), [str(http.make_url("")).rstrip("/")], session)  # type: ignore[arg-type]
         await directory.refresh()
         yield directory, session, shards
     server.close()
@@ -114,10 +114,10 @@ async def test_a_replica_that_is_silent_or_not_there_is_never_left_out(tmp_path:
         assert await find_replicas(directory, []) == ["r"]
         with pytest.raises(NotServing, match="no index worker of replica s answers, only of r"):
             await find_replicas(directory, ["r", "s"])
-        silent = Directory(Nobody(), ["http://127.0.0.1:9"], session)  # type: ignore[arg-type]
+        silent = Directory("c", Nobody(), ["http://127.0.0.1:9"], session)  # type: ignore[arg-type]
         with pytest.raises(NotServing, match=r"http://127\.0\.0\.1:9 does not answer"):
             await find_replicas(silent, [])
-        nobody = Directory(Nobody(), [], session)  # type: ignore[arg-type]
+        nobody = Directory("c", Nobody(), [], session)  # type: ignore[arg-type]
         with pytest.raises(NotServing, match="no index worker is known"):
             await find_replicas(nobody, [])
 

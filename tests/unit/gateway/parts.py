@@ -31,6 +31,7 @@ from app.settings import Settings
 
 DIM = 16
 SHARD_TIMEOUT_MS = 250
+IN_TIME_S = 0.9  # twice that and some: less than with a poll of a worker that hangs, 1 s, or a third attempt
 
 
 def now_ms() -> int:
@@ -60,7 +61,9 @@ def hit(document_id: str, vector: float | None, keyword: float | None = None, **
 
 
 class FakeWorker:
-    """shards: what each partition says to a search. answers: how it behaves: "well", a status, or "never".
+    """shards: what each partition says to a search. answers: how it behaves: "well", a status, "never", or "hangs".
+
+    "never" still says who it is; "hangs" says nothing at all, as a process that was stopped.
 
     told: what each partition says of itself beside the least that any worker does; more: what the worker does.
     """
@@ -103,6 +106,8 @@ class FakeWorker:
 
     async def _status(self, request: web.Request) -> web.Response:
         self.deletes_after = request.query.get("deletes_after")
+        if self.answers == "hangs":
+            await asyncio.sleep(30)
         if self.describes is not None:
             return _json(self.describes)
         rows = [
@@ -123,7 +128,7 @@ class FakeWorker:
     async def _search(self, request: web.Request) -> web.Response:
         body = orjson.loads(await request.read())
         self.asked.append(body)
-        if self.answers == "never":
+        if self.answers in ("never", "hangs"):
             await asyncio.sleep(30)
         if isinstance(self.answers, int):
             return web.Response(status=self.answers, text="trouble")
@@ -133,6 +138,8 @@ class FakeWorker:
     async def _document(self, request: web.Request) -> web.Response:
         document_id = request.query["id"]
         self.document_ids.append(document_id)
+        if self.answers in ("never", "hangs"):
+            await asyncio.sleep(30)
         if isinstance(self.answers, int):
             return web.Response(status=self.answers, text="trouble")
         answer = self.documents.get(document_id)
@@ -247,7 +254,7 @@ async def gateway(
             stack.push_async_callback(worker.stop)
         registry.known = [worker.url for worker in workers] if redis else None
         session = await stack.enter_async_context(aiohttp.ClientSession())
-        directory = Directory(registry, settings.index_urls, session, DeleteWatch(metrics))
+        directory = Directory(settings.collection, registry, settings.index_urls, session, DeleteWatch(metrics))
         api = WorkerApi(session, settings.shard_timeout_ms)
         fanout, replicas = Fanout(directory, api), Replicas(directory, api)
         embed_workers = lambda: registry.embed_workers  # noqa: E731

@@ -14,7 +14,7 @@ from yarl import URL
 from app.gateway.openapi import Document, openapi
 from app.gateway.server import STATIC
 from schemas.search import SearchRequest
-from tests.unit.gateway.parts import FakeWorker, gateway, hit, message, said, stored
+from tests.unit.gateway.parts import IN_TIME_S, FakeWorker, gateway, hit, message, said, stored, within
 
 ODD_IDS = [
     "a/b",
@@ -98,6 +98,29 @@ async def test_a_document_that_may_be_in_a_silent_shard_is_503_and_not_404() -> 
         two.answers = 500
         assert two.url in message(await served.get("/documents/a", 503), 503)
         assert (await served.get("/documents/b"))["id"] == "b"
+
+
+async def test_a_document_that_may_live_in_a_silent_shard_is_not_said_to_be_deleted() -> None:
+    """Its producer has changed the partitioner: what it left behind is no proof."""
+    one, two = FakeWorker(2, 0), FakeWorker(2, 1)
+    one.documents["a"], two.documents["b"] = stored("a", deleted=True, text=None), stored("b")
+    one.documents["b"] = stored("b", deleted=True, text=None)
+    async with gateway(one, two) as served:
+        assert (await served.get("/documents/b"))["id"] == "b"
+        two.answers = 500
+        assert two.url in message(await served.get("/documents/a", 503), 503)
+
+
+async def test_a_document_is_told_within_twice_the_time_of_a_shard_where_a_worker_hangs() -> None:
+    one, two = FakeWorker(2, 0), FakeWorker(2, 1)
+    one.documents["b"] = stored("b")
+    async with gateway(one, two) as served:
+        two.answers = "hangs"
+        with within(IN_TIME_S):
+            assert (await served.get("/documents/b"))["id"] == "b"
+        with within(IN_TIME_S):
+            assert "no answer within 250 ms" in message(await served.get("/documents/a", 503), 503)
+        assert two.document_ids == ["b", "a"]
 
 
 async def test_a_document_that_may_be_in_a_shard_nobody_has_is_503_and_not_404() -> None:
@@ -294,3 +317,34 @@ async def test_of_two_workers_that_tell_of_a_shard_the_one_that_answers_says_whe
         await old.stop()
         await served.directory.refresh()
         assert served.directory.next_offsets() == {"0": {0: 40}, "b": {0: 0}}
+
+
+async def test_of_two_workers_that_answer_for_a_replica_the_one_that_is_least_far_counts() -> None:
+    old, new = FakeWorker(1, 0), FakeWorker(1, 0)
+    old.told, new.told = {0: {"next_offset": 40}}, {0: {"next_offset": 90}}
+    async with gateway(old, new) as served:
+        assert served.directory.next_offsets() == {"0": {0: 40}}
+
+
+@pytest.mark.parametrize("redis", [True, False])
+async def test_the_lag_of_a_replica_that_died_is_told_for_a_minute(redis: bool) -> None:
+    """Whether its entry in Redis has expired, after 5 s, or its URL stands in the settings."""
+    one, two = FakeWorker(1, 0, replica="a"), FakeWorker(1, 0, replica="b")
+    one.told[0], two.told[0] = {"next_offset": 9}, {"next_offset": 4}
+    await one.start()
+    await two.start()
+    async with gateway(redis=redis, index_urls=() if redis else (one.url, two.url)) as served:
+        if redis:
+            served.registry.known = [one.url, two.url]
+            await served.directory.refresh()
+        assert served.directory.next_offsets() == {"a": {0: 9}, "b": {0: 4}}
+        await two.stop()
+        if redis:
+            served.registry.known = [one.url]
+        await served.directory.refresh()
+        assert served.directory.next_offsets() == {"a": {0: 9}, "b": {0: 4}}
+        now = served.directory._clock()
+        served.directory._clock = lambda: now + 61
+        await served.directory.refresh()
+        assert served.directory.next_offsets() == {"a": {0: 9}}
+    await one.stop()

@@ -14,7 +14,7 @@ from app.cli.main import headrace
 from app.gateway.directory import COPY_MEMORY_S
 from producers import HeadraceClient
 from schemas.receipt import Receipt
-from tests.unit.gateway.parts import FakeWorker, gateway, message, stored
+from tests.unit.gateway.parts import FakeWorker, gateway, hit, message, now_ms, said, stored
 
 
 def row(offset: int, *, deleted: bool = True, at_ms: int = 2000, **changed: Any) -> dict[str, Any]:
@@ -129,6 +129,38 @@ async def test_a_worker_that_never_answered_may_have_it() -> None:
         (missing,) = (await served.get("/documents/x/receipt"))["missing_replicas"]
         assert (missing["replica"], missing["worker"]) == (None, two.url)
         assert missing["reason"].startswith("has never answered")
+
+
+async def test_a_receipt_counts_every_worker_that_answers_for_a_replica() -> None:
+    """One lost the shard and does not know it; the other is further, and still catching up."""
+    old, new = FakeWorker(1, 0), FakeWorker(1, 0)
+    old.rows["x"], old.shards[0] = {0: row(5, deleted=False)}, said(hit("x", 0.9), offset=5, as_of_ms=now_ms() - 60_000)
+    new.rows["x"], new.shards[0], new.states[0] = {0: row(8)}, said(offset=8), "catching up"
+    async with gateway(old, new) as served:
+        assert [one["id"] for one in (await served.search())["hits"]] == ["x"]
+        answer = await served.get("/documents/x/receipt")
+        told = answer["replicas"]["0"]
+        assert (answer["state"], answer["everywhere_at"], answer["missing_replicas"]) == ("deleted", None, [])
+        assert (told["state"], told["has_it"], told["worker"]) == ("indexed", False, old.url)
+
+        old.shards.clear()
+        answer = await served.get("/documents/x/receipt")
+        assert (answer["replicas"]["0"]["worker"], answer["took_ms"]) == (new.url, 1000)
+
+
+async def test_a_worker_that_fell_silent_with_a_shard_counts_until_it_is_forgotten() -> None:
+    """Another one of its replica has the shard by now, but it may come back with what it had."""
+    old, new = FakeWorker(1, 0), FakeWorker(1, 0)
+    old.rows["x"], new.rows["x"] = {0: row(5, deleted=False)}, {0: row(8)}
+    async with gateway(old, new) as served:
+        old.answers = "hangs"
+        await served.directory.refresh()
+        answer = await served.get("/documents/x/receipt")
+        assert (answer["everywhere_at"], answer["replicas"]["0"]["has_it"]) == (None, True)
+        assert answer["missing_replicas"] == [{"replica": "0", "worker": old.url, "reason": "unreachable"}]
+        served.registry.known = [new.url]
+        await served.directory.refresh()
+        assert (await served.get("/documents/x/receipt"))["everywhere_at"] is not None
 
 
 async def test_an_id_that_nobody_ever_had_is_404_and_503_while_that_cannot_be_told() -> None:

@@ -10,7 +10,18 @@ import orjson
 import pytest
 
 from schemas.search import SearchResponse
-from tests.unit.gateway.parts import DIM, SHARD_TIMEOUT_MS, FakeWorker, gateway, hit, message, now_ms, said, within
+from tests.unit.gateway.parts import (
+    DIM,
+    IN_TIME_S,
+    SHARD_TIMEOUT_MS,
+    FakeWorker,
+    gateway,
+    hit,
+    message,
+    now_ms,
+    said,
+    within,
+)
 
 
 def ids(answer: dict[str, Any]) -> list[str]:
@@ -106,6 +117,76 @@ async def test_a_worker_that_fails_or_hangs_is_left_out_and_named(answers: Any, 
             answer = await served.search()
         assert (ids(answer), answer["partial"]) == (["a"], True)
         assert answer["missing_shards"] == {"1": f"{two.url}: {why}"}
+
+
+async def test_a_worker_that_was_too_slow_is_not_asked_again_and_another_one_is_without_a_look() -> None:
+    one, two, other = FakeWorker(3, 0, 1, replica="a"), FakeWorker(3, 2, replica="a"), FakeWorker(3, 1, replica="b")
+    other.shards[1] = said(as_of_ms=now_ms() - 5000)
+    async with gateway(one, two, other) as served:
+        one.answers = "hangs"
+        with within(IN_TIME_S):
+            answer = await served.search()
+        assert answer["missing_shards"] == {"0": f"{one.url}: no answer within 250 ms"}
+        assert [len(worker.asked) for worker in (one, two, other)] == [1, 1, 1]
+        assert served.directory.workers[one.url].missed == 0
+
+
+async def test_a_worker_that_hangs_costs_the_searches_nothing_once_that_is_known() -> None:
+    """Also one of the settings, which is never forgotten; as soon as it answers a poll it is asked again."""
+    one, two = FakeWorker(2, 0), FakeWorker(2, 1)
+    await one.start()
+    await two.start()
+    async with gateway(redis=False, index_urls=(one.url, two.url)) as served:
+        two.answers = "hangs"
+        for _ in range(2):
+            await served.directory.refresh()
+        with within(IN_TIME_S):
+            for _ in range(5):
+                assert (await served.search())["missing_shards"] == {"1": f"{two.url}: unreachable"}
+        assert two.asked == []
+        two.answers = "well"
+        await served.directory.refresh()
+        assert (await served.search())["partial"] is False
+    await one.stop()
+    await two.stop()
+
+
+async def test_one_poll_that_was_missed_keeps_no_search_from_a_worker() -> None:
+    worker = FakeWorker(1, 0)
+    async with gateway(worker) as served:
+        worker.describes = "busy"
+        await served.directory.refresh()
+        assert served.directory.workers[worker.url].missed == 1
+        assert (await served.search())["partial"] is False
+
+
+async def test_a_shard_that_has_moved_is_found_in_time_while_another_worker_hangs() -> None:
+    one, two, hung = FakeWorker(3, 0, 1), FakeWorker(3), FakeWorker(3, 2)
+    async with gateway(one, two, hung) as served:
+        for polls in (0, 2):
+            hung.answers = "hangs"
+            for _ in range(polls):
+                await served.directory.refresh()
+            two.shards[1] = said(hit("a", 0.9))
+            one.shards.pop(1, None)
+            with within(IN_TIME_S):
+                answer = await served.search()
+            assert (ids(answer), list(answer["missing_shards"])) == (["a"], ["2"])
+            one.shards[1] = two.shards.pop(1)
+            hung.answers = "well"
+            await served.directory.refresh()
+
+
+async def test_a_shard_of_a_worker_that_is_silent_is_found_at_its_new_worker() -> None:
+    one, two = FakeWorker(1, 0), FakeWorker(1)
+    async with gateway(one, two) as served:
+        one.answers = "hangs"
+        for _ in range(2):
+            await served.directory.refresh()
+        two.shards[0] = said()
+        with within(IN_TIME_S):
+            assert (await served.search())["partial"] is False
+        assert one.asked == []
 
 
 async def test_a_dead_worker_is_left_out_and_named() -> None:
@@ -228,6 +309,57 @@ async def test_something_else_at_a_registered_url_does_not_stop_the_gateway(desc
         assert served.directory.workers[stranger.url].missed > 0
 
 
+@pytest.mark.parametrize("redis", [True, False])
+async def test_a_worker_of_another_collection_at_an_old_url_is_not_searched(redis: bool) -> None:
+    """Ours ended, and the other one got its port before a poll was missed."""
+    worker = FakeWorker(1, 0)
+    worker.more, worker.shards[0] = {"collection": "documents"}, said(hit("ours", 0.9))
+    await worker.start()
+    async with gateway(redis=redis, index_urls=() if redis else (worker.url,)) as served:
+        if redis:
+            served.registry.known = [worker.url]
+        assert ids(await served.search()) == ["ours"]
+        if redis:
+            served.registry.known = []
+        worker.more, worker.shards[0] = {"collection": "other"}, said(hit("theirs", 0.9))
+        worker.asked.clear()
+        await served.directory.refresh()
+        message(await served.search(503), 503)
+        message(await served.get("/documents/theirs", 503), 503)
+        assert (worker.asked, worker.document_ids) == ([], [])
+    await worker.stop()
+
+
+LEAST = {"partition": 1, "state": "ready", "documents": 0, "chunks": 0, "applied_offset": None, "as_of_ms": None}
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [
+        {"shards": [{"partition": 1}]},
+        *({"shards": [{name: told for name, told in LEAST.items() if name != left_out}]} for left_out in LEAST),
+        {"shards": [LEAST | {"as_of_ms": "now"}]},
+        {"shards": [LEAST | {"partition": "1"}]},
+        {"partitions": "2"},
+        {"partitions": None},
+        {"partitions": 0},
+        {"recent": [{}]},
+        {"checks": []},
+    ],
+)
+async def test_a_worker_that_says_too_little_costs_its_own_shards_alone(changed: dict[str, Any]) -> None:
+    one, two = FakeWorker(2, 0), FakeWorker(2, 1)
+    one.shards[0] = said(hit("a", 0.9))
+    two.describes = {"replica": "0", "partitions": 2, "recent": [], "shards": [LEAST]}
+    async with gateway(one, two) as served:
+        assert (await served.search())["missing_shards"] == {}
+        two.describes |= changed
+        await served.directory.refresh()
+        assert served.directory.workers[two.url].missed == 1
+        assert ids(await served.search()) == ["a"]
+        await served.get("/status")
+
+
 # --- requests that are wrong
 
 
@@ -322,6 +454,19 @@ async def test_a_worker_that_waits_for_a_shard_is_given_that_time_on_top() -> No
         with within(4):
             text = await served.refused(503, min_offsets={"0": 4}, timeout_ms=100)
         assert f"no answer within {SHARD_TIMEOUT_MS + 100} ms" in text
+
+
+async def test_a_second_attempt_has_what_the_first_one_left_of_the_time() -> None:
+    one, two = FakeWorker(1, 0, replica="0"), FakeWorker(1, 0, replica="1")
+    two.shards[0] = said(as_of_ms=now_ms() - 5000)
+    async with gateway(one, two) as served:
+        one.answers = "never"
+        with within(0.5 + IN_TIME_S):
+            await served.search(min_offsets={"0": 4}, timeout_ms=500)
+            assert (one.asked[0]["timeout_ms"], two.asked[0]["timeout_ms"]) == (500, 1)
+        two.answers = "never"
+        with within(0.5 + IN_TIME_S):
+            await served.refused(503, min_offsets={"0": 4}, timeout_ms=500)
 
 
 # --- freshness and highlights

@@ -9,7 +9,7 @@ import orjson
 import pytest
 
 from schemas.waiting import WaitResponse
-from tests.unit.gateway.parts import FakeWorker, Served, gateway, message, said
+from tests.unit.gateway.parts import IN_TIME_S, FakeWorker, Served, gateway, message, said, within
 
 LATE = {"error": "did not reach min_offsets or max_staleness_ms in time", "status": 504, "applied_offset": 4}
 
@@ -99,6 +99,52 @@ async def test_a_shard_that_moves_between_the_workers_of_a_replica_is_waited_for
             "a": one.url,
             "b": other.url,
         }
+
+
+async def test_every_worker_that_answers_for_a_replica_is_waited_for() -> None:
+    old, new = FakeWorker(1, 0), FakeWorker(1, 0)
+    old.states[0] = "catching up"  # the other one is asked first
+    async with gateway(old, new) as served:
+        old.shards[0] = LATE
+        told = message(await wait(served, 504, min_offsets={"0": 8}, replicas="all"), 504)
+        assert told.startswith(f"shard 0 has not applied offset 8 in replica 0: {old.url} did not get there in time")
+        assert (await wait(served, min_offsets={"0": 8}))["replicas"]["0"]["0"]["worker"] == new.url
+
+        old.shards[0], new.shards[0] = said(offset=8), said(offset=9)
+        answer = await wait(served, min_offsets={"0": 8}, replicas="all")
+        assert answer["replicas"]["0"]["0"]["worker"] == old.url
+        assert answer["freshness"]["shards"]["0"]["applied_offset"] == 8
+
+        old.shards[0] = LATE
+        old.answers = "hangs"  # whoever has the shard by now is enough
+        await served.directory.refresh()
+        assert (await wait(served, min_offsets={"0": 8}, replicas="all"))["replicas"]["0"]["0"]["worker"] == new.url
+
+
+async def test_a_replica_that_is_silent_is_named_in_time_whatever_a_poll_of_it_takes() -> None:
+    one, two = replicas("a", "b")
+    async with gateway(one, two) as served:
+        two.answers = "hangs"
+        await served.directory.refresh()
+        with within(IN_TIME_S):
+            answer = await wait(served, 504, min_offsets={"0": 8}, replicas="all", timeout_ms=200)
+        assert message(answer, 504) == (
+            f"shard 0 has not applied offset 8 in replica b: {two.url} cannot say how far it is: unreachable; "
+            "last heard of at offset 9"
+        )
+        assert (two.asked, list((await wait(served, min_offsets={"0": 8}))["replicas"]["0"])) == ([], ["a"])
+        await served.directory.refresh()  # the poll under way ends
+
+
+async def test_a_worker_that_was_announced_and_never_answered_is_waited_for_where_all_are() -> None:
+    one, two = replicas("a", "b")
+    two.describes = "nothing that an index worker says"
+    async with gateway(one, two) as served:
+        told = message(await wait(served, 504, min_offsets={"0": 8}, replicas="all", timeout_ms=200), 504)
+        assert told == f"shard 0 has not applied offset 8: {two.url} has never answered"
+        assert list((await wait(served, min_offsets={"0": 8}))["replicas"]["0"]) == ["a"]
+        two.describes = None
+        assert set((await wait(served, min_offsets={"0": 8}, replicas="all"))["replicas"]["0"]) == {"a", "b"}
 
 
 async def test_of_a_partition_that_is_named_twice_the_higher_offset_counts() -> None:
