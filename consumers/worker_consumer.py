@@ -191,8 +191,6 @@ class WorkerConsumer(driver.Consumer):  # type: ignore[misc]
                 await self.seek_wait(target)
                 for tp, offset in target.items():
                     self._read_offset[tp] = self._committed_offset[tp] = offset or None
-                    for memory in (self._gap, self._acked, self._acked_index):
-                        memory.pop(tp, None)
                 self.start_offsets = {tp.partition: offset for tp, offset in target.items()}
             self._sought = True
 

@@ -116,7 +116,7 @@ def test_faust_still_has_the_methods_we_override_or_call(name: str) -> None:
     assert inspect.iscoroutinefunction(getattr(driver.Consumer, name))
 
 
-@pytest.mark.parametrize("name", ["_read_offset", "_committed_offset", "_gap", "_acked", "_acked_index"])
+@pytest.mark.parametrize("name", ["_read_offset", "_committed_offset", "_acked", "_acked_index"])
 def test_faust_still_keeps_its_offsets_where_we_reset_them(name: str) -> None:
     assert f"self.{name} = " in inspect.getsource(Consumer.__init__)
 
