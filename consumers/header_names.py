@@ -5,7 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 from aiokafka.record.default_records import DefaultRecordBase, _DefaultRecordBatchPy
-from aiokafka.record.util import calc_crc32c, decode_varint, encode_varint
+from aiokafka.record.util import calc_crc32c, encode_varint
+from aiokafka.record.util import decode_varint_py as decode_varint  # the other one reads beyond the end
 
 _HEAD = DefaultRecordBase.HEADER_STRUCT
 _MAGIC = 2  # the first format with headers
