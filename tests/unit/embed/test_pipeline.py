@@ -224,6 +224,13 @@ def test_a_text_over_the_limit_is_dead_lettered_and_counted_in_bytes() -> None:
     )
 
 
+def test_a_delete_that_carries_a_text_over_the_limit_is_a_delete() -> None:
+    parts = Parts(max_text_bytes=8)
+    parts.process(event(0, "a", "short"), event(1, "a", "ééééé", op="delete"))
+    assert dead(parts.producer.log) == []
+    assert [(item.id, item.headers.kind) for item in vectors(parts.producer.log)] == [("a", "delete")]
+
+
 def test_a_record_over_the_limit_is_dead_lettered_before_kafka_refuses_it() -> None:
     parts = Parts(max_record_bytes=6000)
     parts.process(event(0, "a", "\x00" * 1500), event(1, "b", "x" * 1500))
