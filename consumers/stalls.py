@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import faust
@@ -64,7 +64,11 @@ class StallWatch:
             self._still, self._trouble = {}, None
             return
         consumer = app.consumer
-        assigned = [tp for tp in consumer.assignment() if tp not in consumer.unreadable.partitions]
+        partitions = consumer.assignment()
+        leaderless = consumer.leaderless(partitions)  # nobody would answer
+        if leaderless:
+            self._trouble = _told(leaderless)
+        assigned = [tp for tp in partitions if tp not in consumer.unreadable.partitions | leaderless]
         try:
             ends = await consumer.highwaters(*assigned) if assigned else {}
             places = {tp: await consumer.position(tp) for tp in assigned}
@@ -77,7 +81,7 @@ class StallWatch:
             tp: self._still[tp] if self._still.get(tp, (None, 0.0))[0] == place else (place, now)
             for tp, place in behind.items()
         }
-        self._trouble = None
+        self._trouble = _told(leaderless) if leaderless else None
         if not self._still:
             return
         tp, (place, since) = min(self._still.items(), key=lambda item: item[1][1])
@@ -89,3 +93,8 @@ class StallWatch:
         )
         if now - since >= self._limit_s:
             raise Stalled(f"{self._trouble}: ending, to be started again")
+
+
+def _told(leaderless: Iterable[Any]) -> str:
+    where = ", ".join(f"partition {tp.partition} of {tp.topic}" for tp in sorted(leaderless))
+    return f"no broker leads {where}: it is not read until one does"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import types
-from collections.abc import Coroutine, Generator, Mapping
+from collections.abc import Coroutine, Generator, Iterable, Mapping
 from functools import partial
 from typing import Any
 
@@ -16,6 +16,7 @@ from mode.services import WaitResults
 from app.crash import crash_point
 from app.kafka.lease import GroupLease
 from consumers import silence
+from consumers.asking import AskingThread
 from consumers.unreadable import UnreadableRecords
 
 log = logging.getLogger("headrace.worker")
@@ -26,7 +27,7 @@ _COMMIT_S = 5.0
 _FETCH_MAX_WAIT_MS = 20
 
 
-class _ConsumerThread(driver.AIOKafkaConsumerThread):  # type: ignore[misc]
+class _ConsumerThread(AskingThread):
     async def on_start(self) -> None:
         """Let every heartbeat that the group answers renew the lease; the first one goes out at once after joining."""
         await super().on_start()
@@ -118,6 +119,10 @@ class WorkerConsumer(driver.Consumer):  # type: ignore[misc]
         await self.commit()
         if any(self._acked.values()):
             await self.commit()
+
+    def leaderless(self, partitions: Iterable[Any]) -> frozenset[Any]:
+        """Those of them that no broker leads: a question about their offsets is not answered."""
+        return frozenset(self._thread.leaderless(partitions))
 
     async def commit(self, *args: Any, **kwargs: Any) -> bool:
         """As Faust does it."""

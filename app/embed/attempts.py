@@ -7,8 +7,10 @@ pays nothing for it.
 from __future__ import annotations
 
 import time
+from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from itertools import islice
 
 import redis
 
@@ -18,6 +20,8 @@ from app.redis_link import RedisLink
 MOST_DEATHS = 3
 _CAREFUL_S = 600.0  # after the start
 _LIVES_MS = 24 * 3_600_000
+_MOST_OVER = 10_000  # counters to be deleted that are kept in mind, 1 MB; those that are forgotten live a day
+_UNLINK_AT_ONCE = 512  # as in cache.write
 # KEYS: n counters. ARGV: ms to live.
 _COUNT = "for i = 1, #KEYS do redis.call('INCR', KEYS[i]) redis.call('PEXPIRE', KEYS[i], ARGV[1]) end return 1"
 
@@ -37,12 +41,12 @@ class Attempts:
         self._clock = clock
         self._careful_until_s = clock() + _CAREFUL_S
         self._partitions: Mapping[str, int] = {}
-        self._over: list[bytes] = []  # counters to be deleted: the process is still there
+        self._over: deque[bytes] = deque(maxlen=_MOST_OVER)  # counters to be deleted: the process is still there
 
     @property
     def careful(self) -> bool:
-        """Whether this process was started lately."""
-        return self._clock() < self._careful_until_s
+        """Whether this process was started lately, and there is a Redis to ask."""
+        return bool(self._link.url) and self._clock() < self._careful_until_s
 
     def locate(self, partitions: Mapping[str, int]) -> None:
         """Say of which partition each text of the batch is."""
@@ -55,22 +59,30 @@ class Attempts:
     @contextmanager
     def calling(self, texts: Sequence[str]) -> Iterator[None]:
         """Inside, the model has the texts."""
-        if not self.careful and not self._over:
-            yield
-            return
-        names = self._names(texts) if self.careful else []
-
-        def count(client: redis.Redis) -> object:
-            return client.eval(_COUNT, len(names), *names, _LIVES_MS)
-
-        if names:
-            self._link.call(count)
+        counted = self._count(self._names(texts)) if self.careful else []
         try:
             yield
         finally:
-            self._over += names
-            if self._over and self._link.call(lambda client: client.unlink(*self._over)) is not None:
-                self._over.clear()
+            self._over += counted
+            self._forget()
+
+    def _count(self, names: list[bytes]) -> list[bytes]:
+        """Those that may have been counted: of a call that failed nobody knows; one that is not made counts nothing."""
+        failures = self._link.failures
+        answer = self._link.call(lambda client: client.eval(_COUNT, len(names), *names, _LIVES_MS))
+        return names if answer is not None or self._link.failures > failures else []
+
+    def _forget(self) -> None:
+        """Delete as many counters of what is over as Redis takes."""
+        while part := list(islice(self._over, _UNLINK_AT_ONCE)):
+
+            def unlink(client: redis.Redis, part: list[bytes] = part) -> object:
+                return client.unlink(*part)
+
+            if self._link.call(unlink) is None:
+                return
+            for _ in part:
+                self._over.popleft()
 
     def _names(self, texts: Sequence[str]) -> list[bytes]:
         keys = self._vectors.keys(texts)

@@ -12,6 +12,7 @@ from app.crash import crash_point
 from app.embed.attempts import MOST_DEATHS, Attempts
 from app.embed.economics import Economics
 from app.model.embedder import Embedder
+from schemas.document_change import MAX_REASON_CHARS
 from schemas.errors import EmbedderUnavailable, Retriable, UnembeddableText
 from schemas.vector_record import Vectors
 
@@ -83,7 +84,8 @@ class CarefulEmbedder:
             self._call([_CANARY])
         except Exception as failed:
             raise EmbedderUnavailable(f"the model fails on any text: {failed}") from failed
-        return [UnembeddableText(f"the model fails on this text: {type(error).__name__}: {error}", 0)]
+        reason = f"the model fails on this text: {type(error).__name__}: {error}"
+        return [UnembeddableText(reason[:MAX_REASON_CHARS], 0)]  # some quote the text
 
     def _call(self, texts: list[str]) -> NDArray[np.float32]:
         if not texts:

@@ -69,6 +69,8 @@ def produced_ns(headers: dict[str, bytes | None], event: Event) -> int:
 
 def _decode(event: Event, max_text_bytes: int) -> DocumentChange:
     change = decode_change(event.key, event.value)
+    if change.op == "delete":
+        return change  # its text does not count
     if change.text is not None and len(change.text) * 4 > max_text_bytes:
         size = len(change.text.encode())
         if size > max_text_bytes:

@@ -239,6 +239,7 @@ class EmbedWorker:
             and not self._inbox.waiting(tp.partition)
             and tp not in consumer.unreadable.partitions
         }
+        quiet -= consumer.leaderless(quiet)
         if not quiet or not consumer.lease.holds:
             return {}
         as_of_ms = time.time_ns() // 1_000_000  # before asking: what is written after this is not covered

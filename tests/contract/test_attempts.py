@@ -6,8 +6,8 @@ import signal
 import subprocess
 import sys
 import uuid
-from collections.abc import Sequence
-from typing import cast
+from collections.abc import Callable, Sequence
+from typing import Any, cast
 
 import numpy as np
 import pytest
@@ -145,6 +145,67 @@ def test_a_counter_that_redis_did_not_delete_goes_with_the_next_call(shared_redi
     with worker.attempts.calling(["other"]):
         pass
     assert worker.counters(collection) == 0
+
+
+class Link:
+    """A Redis that counts calls. state: `ok`, `silent` (nobody knows what it did), `left alone` (it was not asked)."""
+
+    def __init__(self, state: str = "ok") -> None:
+        self.url, self.failures, self.state = "redis://", 0, state
+        self.unlinked: list[int] = []  # how many names at a time
+
+    def call(self, action: Callable[[Any], object]) -> object:
+        if self.state != "ok":
+            self.failures += self.state == "silent"
+            return None
+        return action(self)
+
+    def eval(self, *_: object) -> int:
+        return 1
+
+    def unlink(self, *names: bytes) -> int:
+        self.unlinked.append(len(names))
+        return 0
+
+
+def called(link: Link, times: int, texts: int = 100) -> Attempts:
+    """One whose model got other texts each time."""
+    attempts = Attempts(cast("RedisLink", link), "c", TextCache(cast("RedisLink", link), "vector", "m", 2**20, 1))
+    for number in range(times):
+        with attempts.calling([f"text {number} {other}" for other in range(texts)]):
+            pass
+    return attempts
+
+
+def back(attempts: Attempts, link: Link) -> list[int]:
+    """What is deleted once Redis is back."""
+    link.state = "ok"
+    link.unlinked.clear()
+    with attempts.calling(["one more"]):
+        pass
+    return link.unlinked
+
+
+def test_while_redis_is_left_alone_nothing_piles_up_that_it_was_never_told() -> None:
+    link = Link("left alone")
+    assert back(called(link, 10), link) == [1]
+
+
+def test_what_a_silent_redis_may_have_counted_is_deleted_in_slices_and_no_more_than_a_bound() -> None:
+    link = Link("silent")
+    assert back(called(link, 6), link) == [512, 89]
+    link = Link("silent")
+    deleted = back(called(link, 300), link)
+    assert (max(deleted), sum(deleted)) == (512, module._MOST_OVER)
+
+
+def test_without_redis_nothing_is_asked_or_kept() -> None:
+    link = Link()
+    link.url = ""
+    attempts = called(link, 10)
+    assert (attempts.careful, link.unlinked) == (False, [])
+    link.url = "redis://"
+    assert back(attempts, link) == [1]
 
 
 def test_without_redis_everything_is_embedded() -> None:

@@ -1,7 +1,11 @@
-"""Records that the broker's disk has spoilt: nothing is skipped, other partitions go on, and the way out is as told."""
+"""Records that the broker's disk has spoilt: nothing is skipped, other partitions go on, and the way out is as told.
+
+And those that are as they were written, and that Kafka's clients in Python fail to decode.
+"""
 
 from __future__ import annotations
 
+import json
 import re
 import struct
 import subprocess
@@ -18,6 +22,7 @@ from app.local.process import headrace_command
 from app.local.redis import LocalRedis
 from app.local.role import role_environment
 from producers import Position
+from tests.broken_batches import GZIP, NONE, batch_with, write
 from tests.conftest import MakeStack
 from tests.documents import Documents, records
 from tests.integration.test_dependencies import set_policy
@@ -157,3 +162,33 @@ def test_damaged_records_stop_their_partitions_alone_and_can_be_mended_or_given_
     assert repaired.returncode == 0, repaired.stdout + repaired.stderr
     stack.kill("index")  # the other replica never read what was deleted
     documents.assert_found()
+
+
+def test_events_whose_headers_have_names_that_are_not_utf_8_are_judged_like_any_other(
+    make_stack: MakeStack, shared_kafka: LocalKafka, shared_redis: LocalRedis
+) -> None:
+    stack = make_stack(shared_kafka.address, shared_redis.url, runtime="hashing", partitions=2)
+    stack.start("embed", "index", "search")
+    documents = Documents(stack)
+    documents.first()
+    changes, vectors = stack.settings.changes_topic, stack.settings.vectors_topic
+    odd = [(b"caf\xe9", b"latin"), (b"plain", None)]
+    written = []
+    for partition, compression in ((0, NONE), (1, GZIP)):
+        change = {"id": f"{documents.word}-odd{partition}", "text": f"{documents.word} odd"}
+        documents.texts[change["id"]] = change["text"]
+        batch = [(change["id"].encode(), json.dumps(change).encode(), odd), (b"bad", b"no change", odd)]
+        written.append(write(stack.settings.brokers, changes, partition, batch_with(0, batch, compression)))
+    write(stack.settings.brokers, vectors, 0, batch_with(0, [(b"bad", b"no record", odd)]))
+
+    stack.hits(documents.word, [replace(at, offset=at.offset + 1) for at in written])
+    letters = stack.dead_letters(3)
+    assert sorted(value for letter in letters for name, value in letter.headers() if name.endswith(".stage")) == [
+        b"decode", b"decode", b"index",
+    ]  # fmt: skip
+    for letter in letters:
+        assert letter.headers()[:2] == [(r"caf\xe9", b"latin"), ("plain", None)]
+    stack.restart("embed")
+    documents.upsert("after", "that")
+    documents.assert_found()
+    assert stack.readyz("index")[0] == 200

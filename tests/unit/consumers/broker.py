@@ -79,6 +79,9 @@ class Broker(Service):  # type: ignore[misc]
     def highwater(self, tp: TP) -> int:
         return self.end[tp]
 
+    def leaderless(self, _: Iterable[TP]) -> frozenset[TP]:
+        return frozenset()
+
     async def earliest_offsets(self, *tps: TP) -> dict[TP, int]:
         return {tp: self.first[tp] for tp in tps}
 

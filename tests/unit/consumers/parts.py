@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from types import SimpleNamespace
 from typing import Any, NamedTuple
 
@@ -36,6 +36,9 @@ class FakeConsumer:
 
     def assignment(self) -> set[TP]:
         return {TP(partition) for partition in self.partitions}
+
+    def leaderless(self, _: Iterable[TP]) -> frozenset[TP]:
+        return frozenset()
 
     async def commit_within(self, seconds: float) -> bool:
         self.commits += 1

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from types import SimpleNamespace
 from typing import Any, NamedTuple
 
@@ -21,14 +22,20 @@ class Consumer:
         self.ends = {TP("t", 0): 10, TP("t", 1): 5}
         self.places = {TP("t", 0): 10, TP("t", 1): 5}
         self.unreadable: Any = SimpleNamespace(trouble=None, partitions=frozenset())
+        self.without_leader: frozenset[TP] = frozenset()
+
+    def leaderless(self, partitions: Iterable[TP]) -> frozenset[TP]:
+        return self.without_leader & frozenset(partitions)
 
     def assignment(self) -> set[TP]:
         return set(self.ends)
 
-    async def highwaters(self, *_: TP) -> dict[TP, int]:
+    async def highwaters(self, *tps: TP) -> dict[TP, int]:
+        assert not self.leaderless(tps), "nobody would answer"
         return self.ends
 
     async def position(self, tp: TP) -> int:
+        assert not self.leaderless([tp]), "nobody would answer"
         return self.places[tp]
 
 
@@ -87,4 +94,19 @@ async def test_a_partition_that_kafka_cannot_give_is_told_at_once_and_no_reason_
     assert await parts.after(0) == "it is damaged"
     assert await parts.after(1000) == "it is damaged"
     parts.consumer.unreadable = SimpleNamespace(trouble=None, partitions=frozenset())
+    assert await parts.after(0) is None
+
+
+async def test_a_partition_that_no_broker_leads_is_told_and_no_reason_to_end_and_the_others_are_looked_at() -> None:
+    parts = Parts()
+    parts.consumer.ends = dict.fromkeys(parts.consumer.ends, 100)
+    parts.consumer.without_leader = frozenset({TP("t", 1)})
+    told = "no broker leads partition 1 of t: it is not read until one does"
+    assert await parts.after(0) == told
+    for place in range(10, 20):
+        parts.consumer.places[TP("t", 0)] = place
+        assert await parts.after(24) == told
+    assert await parts.after(25) == "partition 0 of t has records up to 100, reading stands at 19 for 25 s"
+    parts.consumer.without_leader = frozenset()
+    parts.consumer.places = parts.consumer.ends
     assert await parts.after(0) is None

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import warnings
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from aiokafka.cluster import ClusterMetadata
+from faust.types import TP
 
 from app.embed.records import RecordFactory
 from app.event import Event
@@ -19,8 +23,9 @@ from app.watchdog import Watchdog
 from consumers import worker_consumer
 from consumers.embed import worker as embed_worker
 from consumers.embed.worker import EmbedWorker
+from consumers.faust_app import make_app
 from consumers.joining import joining
-from consumers.worker_consumer import WorkerConsumer
+from consumers.worker_consumer import WorkerConsumer, _ConsumerThread
 from schemas.errors import PartitionsChanged
 from tests.unit.consumers.broker import Broker, app_on, started
 from tests.unit.consumers.parts import until
@@ -401,3 +406,68 @@ async def test_a_seek_that_takes_longer_than_faust_waits_for_it_ends_the_worker_
             watchdog.look()
     assert len(ended) == 1
     assert ended[0].startswith("joining the consumer group has taken 301 s")
+
+
+class WithoutLeader:
+    """An AIOKafkaConsumer of three partitions, of which one has a leader; what is asked of others is not answered."""
+
+    def __init__(self) -> None:
+        cluster = ClusterMetadata()
+        cluster._partitions = {"t": {0: SimpleNamespace(leader=1), 1: SimpleNamespace(leader=-1)}}
+        self._client = SimpleNamespace(cluster=cluster)
+        self.cancelled = 0
+
+    async def position(self, tp: TP) -> int:
+        try:
+            await asyncio.sleep(0 if tp.partition == 0 else 3600)
+        except asyncio.CancelledError:
+            self.cancelled += 1
+            raise
+        return 7
+
+    async def beginning_offsets(self, tps: Sequence[TP]) -> dict[TP, int]:
+        return {tp: await self.position(tp) for tp in tps}
+
+    end_offsets = beginning_offsets
+
+    async def seek_to_committed(self) -> str:
+        return "what goes through the queue"
+
+    async def stop(self) -> None:
+        return None
+
+
+async def test_questions_about_a_partition_without_a_leader_hold_up_neither_fetches_nor_commits() -> None:
+    """Faust's thread works on two calls at a time, and aiokafka asks again for 90 s."""
+    kafka = WithoutLeader()
+
+    class Thread(_ConsumerThread):
+        async def on_start(self) -> None:
+            self._consumer = kafka
+
+    class Consumer(WorkerConsumer):
+        def _new_consumer_thread(self) -> _ConsumerThread:
+            return Thread(self, loop=self.loop, beacon=self.beacon)
+
+    app = make_app(Settings(_env_file=None), "group", CollectionTopics(1, "epoch"), Consumer)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        app.finalize()
+    thread = app.consumer._thread
+    zero, one, two = (TP("t", number) for number in range(3))
+    await thread.start()
+    try:
+        questions = (thread.earliest_offsets(zero, one), thread.highwaters(one), thread.position(two))
+        unanswered = [asyncio.create_task(question) for question in questions]
+        done, _ = await asyncio.wait(unanswered, timeout=0.1)
+        assert not done
+        async with asyncio.timeout(5):
+            assert await thread.seek_to_committed() == "what goes through the queue"
+            assert await thread.highwaters(zero) == {zero: 7}
+        assert thread.leaderless([zero, one, two]) == {one, two}
+        for question in unanswered:
+            question.cancel()
+        await until(lambda: kafka.cancelled == 3)
+    finally:
+        with contextlib.suppress(TypeError):  # Faust's own way of ending it
+            await thread.stop()

@@ -11,6 +11,7 @@ import pytest
 from app.embed.applied import MemoryApplied, Span
 from app.event import Event
 from schemas.dead_letter import decode_dead_letter
+from schemas.document_change import MAX_REASON_CHARS
 from schemas.errors import BrokerUnavailable, EmbedderUnavailable, RecordRefused, Rejected, Retriable
 from tests.unit.embed.parts import (
     NOW_MS,
@@ -225,6 +226,13 @@ def test_a_text_over_the_limit_is_dead_lettered_and_counted_in_bytes() -> None:
     )
 
 
+def test_a_delete_that_carries_a_text_over_the_limit_is_a_delete() -> None:
+    parts = Parts(max_text_bytes=8)
+    parts.process(event(0, "a", "short"), event(1, "a", "ééééé", op="delete"))
+    assert dead(parts.producer.log) == []
+    assert [(item.id, item.headers.kind) for item in vectors(parts.producer.log)] == [("a", "delete")]
+
+
 def test_a_record_over_the_limit_is_dead_lettered_before_kafka_refuses_it() -> None:
     parts = Parts(max_record_bytes=6000)
     parts.process(event(0, "a", "\x00" * 1500), event(1, "b", "x" * 1500))
@@ -255,6 +263,16 @@ def test_a_text_that_breaks_the_model_is_found_and_dead_lettered_alone(
     ]
     assert sorted(item.id for item in vectors(parts.producer.log)) == ["d0", "d1", "d2", "d4", "d5", "d6", "d8"]
     assert vectors(parts.producer.log)[-1].headers.through == 8
+
+
+def test_a_model_that_quotes_the_text_it_fails_on_makes_no_letter_that_is_too_large() -> None:
+    text = "poison" * 20_000
+    parts = Parts(MoodyEmbedder("poison", lambda _: RuntimeError(text)), max_text_bytes=2**20)
+    parts.process(event(0, "a", text))
+    (letter,) = dead(parts.producer.log)
+    message = decode_dead_letter(letter.headers).message
+    assert message.startswith("the model fails on this text: RuntimeError: poison")
+    assert len(message) == MAX_REASON_CHARS
 
 
 def test_a_broken_text_is_not_remembered_and_is_found_again_when_it_comes_again() -> None:
