@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator, Mapping
+from operator import methodcaller
 from types import TracebackType
 
 from confluent_kafka import Consumer, KafkaError, KafkaException, Message, TopicPartition
@@ -20,6 +21,10 @@ _BATCH = 500
 _POLL_S = 0.2  # how soon a Ctrl-C is seen
 _LARGEST_ANSWER_BYTES = 2**31 - 1  # as much as librdkafka allows
 _DAMAGED = (KafkaError._BAD_MSG, KafkaError._BAD_COMPRESSION, KafkaError._NOT_IMPLEMENTED, KafkaError.INVALID_MSG)
+
+# confluent-kafka returns a list and sets an error where a name is not UTF-8; called directly, in a loop that Python has
+# specialised, the error comes up anywhere later, and a null pointer in the list ends the process
+_HEADERS = methodcaller("headers")
 
 Span = tuple[int, int]  # first offset, and the one after the last
 Advance = Callable[[int], None]
@@ -165,7 +170,15 @@ def _event(message: Message) -> Event:
         message.offset(),
         message.key(),
         message.value(),
-        message.headers() or [],
+        _headers(message),
         message.timestamp()[1],
         time.time_ns(),
     )
+
+
+def _headers(message: Message) -> list[tuple[str, bytes | None]]:
+    """None at all where a name is not UTF-8. Never ask for them twice: the null pointer would come out."""
+    try:
+        return _HEADERS(message) or []
+    except SystemError:
+        return []

@@ -192,3 +192,5 @@ def test_events_whose_headers_have_names_that_are_not_utf_8_are_judged_like_any_
     documents.upsert("after", "that")
     documents.assert_found()
     assert stack.readyz("index")[0] == 200
+    audited = audit(stack)
+    assert audited.returncode == 0, audited.stdout + audited.stderr
