@@ -24,13 +24,14 @@ class Signal:
 
 
 class FakeConsumer:
-    """committed: how often. starts, first, end: by partition."""
+    """commits: how often. end: by partition. unled: partitions that no broker leads."""
 
     def __init__(self, *partitions: int) -> None:
         self.partitions = set(partitions)
         self.start_offsets = dict.fromkeys(partitions, 0)
         self.end = dict.fromkeys(partitions, 0)
         self.commits = 0
+        self.unled: frozenset[TP] = frozenset()
         self.lease = SimpleNamespace(holds=True)
         self.unreadable = UnreadableRecords()
 
@@ -38,7 +39,7 @@ class FakeConsumer:
         return {TP(partition) for partition in self.partitions}
 
     def leaderless(self, _: Iterable[TP]) -> frozenset[TP]:
-        return frozenset()
+        return self.unled
 
     async def commit_within(self, seconds: float) -> bool:
         self.commits += 1

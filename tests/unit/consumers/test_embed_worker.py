@@ -401,3 +401,21 @@ async def test_a_group_that_has_forgotten_the_worker_is_told_and_ends_it() -> No
         now[0] = 1001
         watchdog.look()
         assert ended
+
+
+async def test_a_partition_that_no_broker_leads_holds_up_no_watermark_of_others(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    parts = Parts([], watermark_interval_ms=50)
+    consumer = parts.app.consumer
+    consumer.unled = frozenset({TP(1)})
+    highwaters = consumer.highwaters
+
+    async def asked(*tps: TP) -> dict[TP, int]:
+        assert TP(1) not in tps, "nobody would answer"
+        return await highwaters(*tps)
+
+    monkeypatch.setattr(consumer, "highwaters", asked)
+    async with running(parts):
+        await until(lambda: parts.producer.log)
+        assert {record.partition for record in parts.producer.take()} == {0}
