@@ -220,8 +220,10 @@ class Stack:
 
     def post(self, body: object, path: str = "/search") -> tuple[int, dict[str, Any]]:
         """Status and JSON body. A body of bytes goes as it is."""
-        content = {"content": body} if isinstance(body, bytes) else {"json": body}
-        response = self._http.post(self.url + path, **content)
+        content: dict[str, Any] = {"content": body} if isinstance(body, bytes) else {"json": body}
+        wait_ms = body.get("timeout_ms") if isinstance(body, dict) else None
+        waits_s = wait_ms / 1000 if isinstance(wait_ms, int) else 0
+        response = self._http.post(self.url + path, **content, timeout=ANSWER_S + waits_s)
         return response.status_code, response.json()
 
     def search(self, query: str, after: Iterable[Position] | Position = (), **fields: Any) -> dict[str, Any]:
