@@ -31,8 +31,9 @@ NEVER_CALLED_OF = {
 SQL_METHODS = {"execute", "executemany", "executescript"}
 # SQL that is put together of parts that are no constants, and why no input can be one of them
 SQL_FROM_PARTS = {
-    # as many question marks as there are labels
+    # as many question marks as there are labels, or ids
     "SQL: f'SELECT label, first, last, {_DOCUMENT} FROM chunks JOIN documents USING (doc) WHERE label IN ({marks})'",
+    "SQL: f'{_DOCUMENTS} WHERE id IN ({marks})'",
 }
 
 
