@@ -33,6 +33,7 @@ _WARM_UP = 100
 _SWITCH_INTERVAL_S = 0.0005  # the threads of this process must not hold up each other's clock
 _MARKERS_PER_S = 20.0  # a partition: between two of them nobody knows
 _IDLE_MARKERS_PER_S = 0.3
+_FLOWING_S = 1.0  # until markers come at the rate of the phase: what is broken then is not broken between two of them
 _FRESH_MS = 250  # and what is by design: fresh again
 _FRESH_WITHIN_S = 60.0
 _WITHIN_S = 300
@@ -181,6 +182,7 @@ class StalenessRun:
     def _phase(self, name: str, markers_per_s: float = _MARKERS_PER_S, by_design_ms: float = 0.0) -> Iterator[None]:
         """Judge from before the block until every shard is fresh again after it."""
         self._prober.per_partition_s = markers_per_s
+        time.sleep(_FLOWING_S)
         self._await_fresh(by_design_ms)
         self._prober.begin(name, by_design_ms)
         yield
