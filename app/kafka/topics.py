@@ -71,14 +71,10 @@ def topic_plans(settings: Settings) -> tuple[TopicPlan, TopicPlan, TopicPlan]:
     """
     size = {"max.message.bytes": settings.max_record_bytes}
     tombstones = {"delete.retention.ms": settings.tombstone_retention_hours * 3_600_000}
-    compacted = {"cleanup.policy": "compact"}
+    compacted, made = {"cleanup.policy": "compact"}, BROKERS_TIME | UNCOMPACTED
     return (
-        TopicPlan(
-            settings.changes_topic, settings.partitions, compacted, size | tombstones, BROKERS_TIME | UNCOMPACTED
-        ),
-        TopicPlan(
-            settings.vectors_topic, settings.partitions, compacted, size | tombstones, BROKERS_TIME | UNCOMPACTED
-        ),
+        TopicPlan(settings.changes_topic, settings.partitions, compacted, size | tombstones, made),
+        TopicPlan(settings.vectors_topic, settings.partitions, compacted, size | tombstones, made),
         TopicPlan(
             settings.dlq_topic,
             1,

@@ -49,10 +49,9 @@ class ShardGauges(Collector):
         yield from told.values()
         yield memory
 
-    def drift_by_shard(self) -> dict[str, int]:
-        """Of the open shards that were looked at."""
-        found = [status.partition for status in self.read()]
-        return {str(partition): self.drift[partition] for partition in found if partition in self.drift}
+    def drift_by_shard(self, partitions: Iterable[int]) -> dict[str, int]:
+        """Of those of them that were looked at."""
+        return {str(partition): self.drift[partition] for partition in partitions if partition in self.drift}
 
     def _of(self, status: ShardStatus) -> dict[str, float | None]:
         stale_s = None if status.as_of_ms is None else time.time() - status.as_of_ms / 1000

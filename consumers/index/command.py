@@ -95,7 +95,10 @@ async def _run(settings: Settings, stop: asyncio.Event) -> None:
             "replica": settings.replica,
             "partitions": topics.partitions,
             "freshness": visibility.told(),
-            "checks": {"probes": counts_by_label(metrics.probes), "drift": metrics.shards.drift_by_shard()},
+            "checks": {
+                "probes": counts_by_label(metrics.probes),
+                "drift": metrics.shards.drift_by_shard(worker.shards.open),
+            },
         }
 
     server = ShardServer(
